@@ -1,0 +1,302 @@
+"""Configuration: where things are (``Settings``) and how stores are made (``Recipe``).
+
+The only module that knows a YAML key, and the only one with defaults. Every model is frozen and refuses unknown keys.
+``docs/reference/config.md`` and ``config/schemas/*.json`` are generated from here; a test fails when they drift.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from zarrmill import FORMAT_VERSION
+from zarrmill.errors import ConfigError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
+"""A name that is safe as a file name and as a key."""
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def digest(self) -> str:
+        """Return the sha256 of this model's canonical JSON: comments and key order do not matter, values do."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Codec(_Model):
+    """Compression of every chunk (blosc); ``typesize`` follows the dtype."""
+
+    cname: Literal["zstd", "lz4", "zlib"] = "zstd"
+    """Compressor inside blosc."""
+    clevel: int = Field(5, ge=0, le=9)
+    """Compression level."""
+    shuffle: Literal["noshuffle", "shuffle", "bitshuffle"] = "shuffle"
+    """Filter before compression for items wider than one byte; one-byte items are never shuffled."""
+
+
+class Pixels(_Model):
+    """The part of a recipe that shapes bytes; it is part of every store's name."""
+
+    levels_m: tuple[int, ...] = (10, 20, 60, 120, 360)
+    """Pixel sizes of the levels in metres, fine to coarse; a level that does not divide the extent exactly is left out."""
+    chunk_px: int = Field(915, ge=1, le=8192)
+    """Edge of an inner chunk in pixels."""
+    shard_px: int | None = Field(5490, ge=1)
+    """Edge of a shard in pixels, a multiple of ``chunk_px``; null writes unsharded arrays."""
+    codec: Codec = Codec()
+    """Compression."""
+    quicklook: bool = False
+    """Convert the quick-look groups too."""
+    zarr3_source: Literal["relayout", "refuse"] = "relayout"
+    """What to do with a source that is Zarr v3 already: lay it out anew by this recipe, or refuse it."""
+    mandatory: tuple[str, ...] = ("measurements/reflectance/*/*",)
+    """Source arrays (shell patterns on their path) in which a missing chunk is an error; elsewhere it reads as fill value."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.shard_px is not None and self.shard_px % self.chunk_px:
+            raise ValueError(f"shard_px {self.shard_px} is not a multiple of chunk_px {self.chunk_px}")
+        if list(self.levels_m) != sorted(set(self.levels_m)) or not self.levels_m or self.levels_m[0] < 1:
+            raise ValueError(f"levels_m {self.levels_m} must be positive and go from fine to coarse without repeats")
+        if any(level % self.levels_m[0] for level in self.levels_m):
+            raise ValueError(f"levels_m {self.levels_m}: every level must be a multiple of the finest")
+        return self
+
+
+class Validation(_Model):
+    """What ``validate`` looks at and what it lets pass."""
+
+    depth: Literal["full", "sampled", "structure"] = "full"
+    """``full`` compares every pixel of every level, ``sampled`` a seeded share of the blocks, ``structure`` none."""
+    sample_share: float = Field(0.05, gt=0, le=1)
+    """Share of blocks of each array that ``sampled`` compares; at least one block an array."""
+    accept: Literal["PASS", "WARN"] = "WARN"
+    """Lowest verdict that counts as valid."""
+    max_objects: int = Field(450, ge=1)
+    """Object budget of one store; more is a warning."""
+    max_chunk_mb: float = Field(20.0, gt=0)
+    """Largest decoded inner chunk in MB; more is a warning."""
+    max_shard_mb: float = Field(256.0, gt=0)
+    """Largest decoded shard in MB; more is a warning."""
+    readers: tuple[Literal["xarray", "rioxarray", "rio-tiler", "rasterio"], ...] = (
+        "xarray",
+        "rioxarray",
+        "rio-tiler",
+        "rasterio",
+    )
+    """Independent readers that must open the store."""
+
+
+class Item(_Model):
+    """What ``stac`` writes beside what the store itself says."""
+
+    collection_suffix: str = Field("-geozarr", pattern=r"^[A-Za-z0-9._-]*$")
+    """Added to the source collection's id to name the target collection."""
+    thumbnail_px: int = Field(343, ge=0, le=2048)
+    """Longest edge of the thumbnail in pixels; 0 makes none."""
+    rescale_dn: tuple[int, int] = (1000, 4000)
+    """Stored values shown as black and white in thumbnail and renders (1000 to 4000 is reflectance 0 to 0.3)."""
+    license: str = "other"
+    """SPDX identifier of the data's licence, or ``other``."""
+
+
+class Recipe(_Model):
+    """How products of some types become stores, how they are checked and described."""
+
+    name: Name
+    """Name of the recipe."""
+    product_types: tuple[str, ...] = Field(min_length=1)
+    """EOPF product types that this recipe serves."""
+    pixels: Pixels = Pixels()
+    """What shapes bytes."""
+    validation: Validation = Validation()
+    """What the gate asks for."""
+    item: Item = Item()
+    """What items hold."""
+    memory_mb: int = Field(2000, ge=64)
+    """Memory that one conversion or validation may use, in MB."""
+
+
+class Source(_Model):
+    """Which products to take, and from where."""
+
+    catalogue: str
+    """STAC API, static catalogue, item collection, folder of items or CSV of hrefs; local path or http(s) URL."""
+    kind: Literal["auto", "api", "catalog", "items", "csv"] = "auto"
+    """What ``catalogue`` is; ``auto`` finds out."""
+    collections: tuple[str, ...] = ()
+    """Collections to take; empty takes all that the catalogue holds (an API needs at least one)."""
+    datetime: str | None = None
+    """Acquisition range ``start/end`` as RFC 3339 dates or times, ``..`` for an open end."""
+    bbox: tuple[float, float, float, float] | None = None
+    """West, south, east, north in degrees; products that intersect it are taken."""
+    ids: tuple[str, ...] = ()
+    """Only these product ids; empty takes all."""
+    max_cloud_cover: float | None = Field(None, ge=0, le=100)
+    """Largest ``eo:cloud_cover`` in percent."""
+    missing_cloud_cover: Literal["take", "skip"] = "take"
+    """What to do with products that do not state a cloud cover when ``max_cloud_cover`` is set."""
+    min_age_hours: float = Field(0.0, ge=0)
+    """Leave out products acquired less than this many hours ago."""
+    limit: int | None = Field(None, ge=1)
+    """Take at most this many products, after ordering."""
+    order: Literal["newest", "oldest"] = "newest"
+    """Which products come first."""
+    fingerprint: Literal["metadata", "item"] = "metadata"
+    """What identifies a source's content: a digest of its consolidated metadata, or of the catalogue item's stable fields."""
+    timeout_s: float = Field(60.0, gt=0)
+    """Time that one request may take."""
+    retries: int = Field(4, ge=0, le=20)
+    """Further tries of a request that failed in a way that may pass."""
+    page_size: int = Field(100, ge=1, le=10_000)
+    """Items asked for in one page of an API."""
+
+    @field_validator("bbox")
+    @classmethod
+    def _bbox(cls, value: tuple[float, float, float, float] | None) -> tuple[float, float, float, float] | None:
+        if value is not None:
+            west, south, east, north = value
+            if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
+                raise ValueError(f"bbox {value} is not west, south, east, north in degrees")
+        return value
+
+    @field_validator("datetime")
+    @classmethod
+    def _datetime(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_range(value)
+        return value
+
+
+class Settings(_Model):
+    """One run: where the sources are, where results go, which recipes serve which product types."""
+
+    run: Name = "demo"
+    """Name of the run; its state lives in ``<state_root>/<run>``."""
+    state_root: str = "results"
+    """Where manifests, records and reports go."""
+    store_root: str = "results/stores"
+    """Where stores go: local path or ``s3://bucket/prefix``; shared by runs."""
+    source: Source
+    """Where products come from."""
+    recipes: tuple[str, ...] = Field(("config/recipes/s2-l2a.yaml", "config/recipes/s2-l1c.yaml"), min_length=1)
+    """Recipe files; each product type is served by exactly one."""
+    public_root: str | None = None
+    """Public address of ``store_root`` used in items (e.g. ``https://data.example.org/geozarr``); null writes relative links."""
+    threads: int = Field(2, ge=1, le=64)
+    """Threads of one conversion or validation."""
+
+    @property
+    def run_root(self) -> Path:
+        """Folder of this run's state."""
+        return Path(self.state_root) / self.run
+
+
+def load_settings(path: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Read a configuration file; ``overrides`` replace top-level keys.
+
+    Raises: ConfigError: the file is missing, is not YAML, or a key or value is not allowed (the key is named).
+    """
+    return parse_settings({**_read_yaml(path), **(overrides or {})}, str(path))
+
+
+def parse_settings(values: Mapping[str, Any], origin: str = "configuration") -> Settings:
+    """Validate a configuration that was read already (Snakemake's ``config``)."""
+    return _validated(Settings, values, origin)
+
+
+def load_recipes(settings: Settings) -> dict[str, Recipe]:
+    """Return the recipe of each product type.
+
+    Raises: ConfigError: a file is missing or wrong, or two recipes serve one product type.
+    """
+    by_type: dict[str, Recipe] = {}
+    for name in settings.recipes:
+        recipe = _validated(Recipe, _read_yaml(Path(name)), name)
+        for product_type in recipe.product_types:
+            if product_type in by_type:
+                other = by_type[product_type].name
+                raise ConfigError(
+                    f"{name}: product type {product_type} is served by recipes {other} and {recipe.name}; keep one",
+                    kind="recipe",
+                )
+            by_type[product_type] = recipe
+    return by_type
+
+
+def product_digest(recipe: Recipe, source_fingerprint: str) -> str:
+    """Return the eight hex digits in a store's name: pixels recipe, format version and source."""
+    text = f"{FORMAT_VERSION}:{recipe.pixels.digest()}:{source_fingerprint}"
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def parse_range(text: str) -> tuple[datetime | None, datetime | None]:
+    """Return start and end (aware, UTC; None is open) of an RFC 3339 range; a date means its whole day.
+
+    Raises: ValueError: not a date, a time or two of them joined by ``/``, or the end lies before the start.
+    """
+    from datetime import UTC, timedelta
+
+    parts = text.split("/")
+    if len(parts) > 2:
+        raise ValueError(f"datetime {text!r} is not start/end")
+    ends: list[datetime | None] = []
+    for position, part in enumerate(parts if len(parts) == 2 else parts * 2):
+        if part in ("", ".."):
+            ends.append(None)
+            continue
+        try:
+            moment = datetime.fromisoformat(part)
+        except ValueError:
+            raise ValueError(f"datetime {text!r}: {part!r} is not a date like 2025-01-31 or 2025-01-31T10:00:00Z") from None
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        whole_day = "T" not in part and " " not in part
+        ends.append(moment + timedelta(days=1, microseconds=-1) if position and whole_day else moment)
+    start, end = ends
+    if start and end and end < start:
+        raise ValueError(f"datetime {text!r}: the end lies before the start")
+    return start, end
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
+    return values
+
+
+def _validated[M: _Model](model: type[M], values: Mapping[str, Any], origin: str) -> M:
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            where = ".".join(str(part) for part in item["loc"]) or "(all)"
+            if item["type"] == "extra_forbidden":
+                known = ", ".join(_keys_at(model, item["loc"][:-1]))
+                lines.append(f"{where}: unknown key; known here: {known}")
+            else:
+                lines.append(f"{where}: {item['msg']}, found {item.get('input')!r}")
+        raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
+
+
+def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    for part in location:
+        field = model.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return sorted(model.model_fields)

@@ -1,0 +1,1 @@
+"""Numbers and arrays in, numbers and arrays out: no file, no network, no zarr."""

@@ -1,0 +1,1 @@
+"""Every byte that moves: clients, retries, timeouts and credentials live here, once."""

@@ -1,0 +1,143 @@
+"""Reading objects: one small face over local folders, http(s) and S3, with timeouts, retries and our errors.
+
+Credentials for ``s3://`` come from the standard chain (environment, profile, web identity) and from nowhere else.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from zarrmill.errors import SourceError
+
+if TYPE_CHECKING:
+    from zarr.storage import ObjectStore
+
+
+class MissingObjectError(KeyError):
+    """The object is certainly not there; anything less certain is another error."""
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Objects below one address; keys are relative, without a leading slash."""
+
+    href: str
+    """Local path, ``file://``, ``http(s)://`` or ``s3://``."""
+    timeout_s: float = 60.0
+    """Time that one request may take."""
+    retries: int = 4
+    """Further tries of a request that failed in a way that may pass."""
+
+    @property
+    def local(self) -> Path | None:
+        """Folder on this machine, or None for a remote address."""
+        return local_path(self.href)
+
+    @cached_property
+    def backend(self) -> Any:  # obstore's store classes share no public base type
+        """The obstore store; made on first use."""
+        from obstore.store import HTTPStore, LocalStore, S3Store
+
+        if self.local is not None:
+            return LocalStore(self.local)
+        options: Any = {
+            "client_options": {"timeout": timedelta(seconds=self.timeout_s), "connect_timeout": timedelta(seconds=15)},
+            "retry_config": {"max_retries": self.retries, "retry_timeout": timedelta(seconds=self.timeout_s * 3)},
+        }
+        scheme = urlsplit(self.href).scheme
+        if scheme in ("http", "https"):
+            options["client_options"]["allow_http"] = True
+            return HTTPStore.from_url(self.href, **options)
+        if scheme == "s3":
+            options["client_options"]["allow_http"] = True
+            return S3Store.from_url(self.href, **options)
+        raise SourceError(f"{self.href}: scheme {scheme!r} is not one of local path, file, http, https, s3", kind="missing")
+
+    def get(self, key: str) -> bytes:
+        """Return one object whole.
+
+        Raises: MissingObjectError: it is not there; SourceError: access denied, or no answer in time.
+        """
+        if self.local is not None:
+            with _translated(f"{self.href}/{key}"):
+                return (self.local / key).read_bytes()
+        import obstore
+
+        with _translated(f"{self.href}/{key}"):
+            return bytes(obstore.get(self.backend, key).bytes())
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """Return ``length`` bytes of one object from ``start``; a negative start counts from the end.
+
+        Raises: as ``get``.
+        """
+        import obstore
+
+        with _translated(f"{self.href}/{key}"):
+            if start < 0:
+                start += self.size(key)
+            return bytes(obstore.get_range(self.backend, key, start=start, length=length))
+
+    def size(self, key: str) -> int:
+        """Return the size of one object in bytes.
+
+        Raises: as ``get``.
+        """
+        import obstore
+
+        with _translated(f"{self.href}/{key}"):
+            return int(obstore.head(self.backend, key)["size"])
+
+    def exists(self, key: str) -> bool:
+        """Return whether an object is there; an outage is an error, never False."""
+        try:
+            self.size(key)
+        except MissingObjectError:
+            return False
+        return True
+
+    def keys(self) -> Iterator[tuple[str, int]]:
+        """Yield key and size of every object, in sorted order. Plain http servers cannot list."""
+        import obstore
+
+        if self.local is not None:
+            for path in sorted(path for path in self.local.rglob("*") if path.is_file()):
+                yield path.relative_to(self.local).as_posix(), path.stat().st_size
+            return
+        with _translated(self.href):
+            found = [(str(meta["path"]), int(meta["size"])) for page in obstore.list(self.backend) for meta in page]
+        yield from sorted(found)
+
+    def zarr_store(self) -> "ObjectStore[Any]":
+        """Return a read-only store for zarr-python."""
+        from zarr.storage import ObjectStore
+
+        return ObjectStore(self.backend, read_only=True)
+
+
+def local_path(href: str) -> Path | None:
+    """Return the local folder that ``href`` names, or None when it is remote."""
+    parts = urlsplit(href)
+    if parts.scheme == "file":
+        return Path(unquote(parts.path))
+    return None if "://" in href else Path(href)
+
+
+@contextmanager
+def _translated(place: str) -> Iterator[None]:
+    from obstore import exceptions as known
+
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, known.NotFoundError) as error:
+        raise MissingObjectError(place) from error
+    except (PermissionError, known.PermissionDeniedError, known.UnauthenticatedError) as error:
+        raise SourceError(f"{place}: access denied; check credentials and rights", kind="denied") from error
+    except (known.BaseError, OSError) as error:
+        reason = str(error).split("\n")[0][:300]
+        raise SourceError(f"{place}: no answer ({reason}); try again later", kind="timeout") from error

@@ -1,0 +1,182 @@
+"""Frozen values that pass between stages, and the records that stages write.
+
+A record is a value here plus its file form in ``zarrmill.io.record``: canonical JSON with a ``schema`` field. What may differ
+between two equal runs (times, memory, machine) lives in ``Measured`` and is never compared.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+Json = Any
+"""A JSON value; only attributes of Zarr nodes and STAC documents are passed like this."""
+
+
+class Severity(StrEnum):
+    """Weight of a finding: an ``error`` fails the store, a ``warning`` lowers its score, an ``info`` is told."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+
+class Verdict(StrEnum):
+    """Outcome of a validation."""
+
+    PASS = "PASS"
+    WARN = "WARN"
+    FAIL = "FAIL"
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One row of the manifest: a product to build, with everything its name is made of."""
+
+    collection: str
+    """Source collection; with ``product_id`` the key of a product."""
+    product_id: str
+    """Identifier in the source catalogue, safe as a file name."""
+    datetime: str
+    """Acquisition, ISO 8601 in UTC."""
+    product_type: str
+    """EOPF product type, e.g. ``S02MSIL2A``."""
+    href: str
+    """Root of the source Zarr store: local path, ``http(s)://`` or ``s3://``."""
+    item_href: str
+    """Address of the source STAC item, or empty for a plain list of hrefs."""
+    recipe: str
+    """Name of the recipe."""
+    digest: str
+    """Eight hex digits over recipe, format version and source fingerprint."""
+    source_fingerprint: str
+    """What identifies the source's content, see ``source.fingerprint`` in the configuration."""
+    n_bytes: int
+    """Decoded bytes of the source arrays that the recipe converts; 0 when not known."""
+    n_objects: int
+    """Objects that the store will have; 0 when not known."""
+    mem_mb: int
+    """Memory that the conversion needs at most."""
+
+    @property
+    def day(self) -> str:
+        """Acquisition day, ``yyyymmdd``."""
+        return self.datetime[:10].replace("-", "")
+
+    @property
+    def name(self) -> str:
+        """Name of every target of this product: ``<product_id>_<digest>``."""
+        return f"{self.product_id}_{self.digest}"
+
+    @property
+    def store_path(self) -> str:
+        """Place of the store below the store root: ``<collection>/<day>/<name>.zarr``."""
+        return f"{self.collection}/{self.day}/{self.name}.zarr"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRecord:
+    """What ``plan`` knows of one product: its manifest row and the source item that it came from."""
+
+    product: Product
+    item: Mapping[str, Json]
+    """Source STAC item as the catalogue served it; empty for a plain list of hrefs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a check has to say about a store."""
+
+    code: str
+    """Stable code, e.g. ``values.level``; ``docs/reference/findings.md`` lists all."""
+    severity: Severity
+    path: str
+    """Node or object inside the store, ``/`` for the store itself."""
+    message: str
+    """What was found and what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a stage cost, and on what; never compared."""
+
+    started: str = ""
+    """ISO 8601 in UTC."""
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    peak_rss_bytes: int = 0
+    """Peak resident memory of the process."""
+    threads: int = 1
+    attempt: int = 1
+    steps_s: Mapping[str, float] = field(default_factory=dict)
+    """Seconds by step of the stage."""
+    software: Mapping[str, str] = field(default_factory=dict)
+    """Versions of the packages that shaped the result."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertReceipt:
+    """Written last by ``convert``, when the store is sealed and was read back."""
+
+    product: Product
+    store: str
+    """Address of the sealed store."""
+    recipe_digest: str
+    """Digest (sha256) of the part of the recipe that shapes bytes."""
+    tree_sha256: str
+    """Digest over the sorted keys, sizes and sha256 of every object but the root ``zarr.json``."""
+    root_sha256: str
+    """Digest of the root ``zarr.json``, which itself holds ``tree_sha256``."""
+    n_objects: int
+    n_bytes: int
+    """Bytes of the store on disk."""
+    n_bytes_source: int
+    """Decoded bytes that were read."""
+    findings: tuple[Finding, ...]
+    """What the conversion noticed, e.g. chunks that the source does not have."""
+    adopted: bool
+    """True when a sealed store of the same name was there and was verified, not written."""
+    measured: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationReport:
+    """What ``validate`` found in a store."""
+
+    store: str
+    source: str
+    """Source that values were compared with; empty when the store was looked at alone."""
+    verdict: Verdict
+    score: float
+    """0 to 100: share of checks passed, weighed by severity."""
+    n_checks: int
+    """Checks that were carried out; a report without checks cannot pass."""
+    findings: tuple[Finding, ...]
+    depth: str
+    """``full``, ``sampled`` or ``structure``."""
+    sample: str
+    """In words, which pixels were compared."""
+    n_pixels_compared: int
+    readers: Mapping[str, str]
+    """Reader to ``ok``, or why it was skipped."""
+    measured: Measured
+    product: Product | None = None
+    """The manifest row, when validated within a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRecord:
+    """Why a stage failed on a product; outlives the job."""
+
+    run: str
+    stage: str
+    product: Product
+    failure_class: str
+    code: str
+    message: str
+    when: str
+    """ISO 8601 in UTC."""
+    log: str
+    """Path of the job's log."""
+    findings: tuple[Finding, ...]
+    measured: Measured

@@ -1,0 +1,1 @@
+"""One module a stage; each composes ``io`` and ``core``, none knows another."""
