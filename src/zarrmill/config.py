@@ -183,7 +183,7 @@ class Settings(_Model):
     state_root: str = "results"
     """Where manifests, records and reports go."""
     store_root: str = "results/stores"
-    """Where stores go: local path or ``s3://bucket/prefix``; shared by runs."""
+    """Folder where stores go; shared by runs."""
     source: Source
     """Where products come from."""
     recipes: tuple[str, ...] = Field(("config/recipes/s2-l2a.yaml", "config/recipes/s2-l1c.yaml"), min_length=1)

@@ -4,10 +4,13 @@ A record is a value here plus its file form in ``zarrmill.io.record``: canonical
 between two equal runs (times, memory, machine) lives in ``Measured`` and is never compared.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+import numpy as np
 
 Json = Any
 """A JSON value; only attributes of Zarr nodes and STAC documents are passed like this."""
@@ -180,3 +183,139 @@ class FailureRecord:
     """Path of the job's log."""
     findings: tuple[Finding, ...]
     measured: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class SourceArray:
+    """One array of a source product, as its metadata states it."""
+
+    path: str
+    """``group/.../name`` without a leading slash."""
+    shape: tuple[int, ...]
+    dtype: str
+    """NumPy dtype string, e.g. ``<u2``; ``string`` for text of any length."""
+    chunks: tuple[int, ...]
+    """Shape of the smallest piece that can be decoded alone (the inner chunk of a sharded array)."""
+    dims: tuple[str, ...]
+    """Dimension names; empty for a scalar."""
+    fill_value: Json
+    """Fill value as in the metadata; None when the source declares none."""
+    attributes: Mapping[str, Json]
+    encoding: Mapping[str, Json]
+    """The array's own metadata document: ``.zarray`` of Zarr v2, ``zarr.json`` of v3."""
+
+    @property
+    def group(self) -> str:
+        """Path of the group that holds this array."""
+        return self.path.rpartition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """Last part of the path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def n_bytes(self) -> int:
+        """Decoded size in bytes; text counts as 4 bytes a cell."""
+        size = 4 if self.dtype == "string" else np.dtype(self.dtype).itemsize
+        return size * math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTree:
+    """Everything that a source product's consolidated metadata says."""
+
+    zarr_format: int
+    """2 (EOPF CPM 2.x) or 3 (CPM 3.x)."""
+    fingerprint: str
+    """sha256 of the consolidated metadata object."""
+    groups: Mapping[str, Mapping[str, Json]]
+    """Group path to attributes; the root is the empty path."""
+    arrays: Mapping[str, SourceArray]
+    """Array path to array."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A regular north-up pixel grid."""
+
+    crs: str
+    """Authority and code, e.g. ``EPSG:32632``."""
+    transform: tuple[float, float, float, float, float, float]
+    """Pixel to CRS ``(a, b, c, d, e, f)`` in rasterio order; (c, f) is the outer corner of pixel (0, 0)."""
+    shape: tuple[int, int]
+    """``(height, width)`` in pixels."""
+
+    @property
+    def bbox(self) -> tuple[float, float, float, float]:
+        """West, south, east, north of the outer edges in CRS units."""
+        a, _, c, _, e, f = self.transform
+        height, width = self.shape
+        return (c, f + e * height, c + a * width, f)
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayPlan:
+    """One array of the target store, decided before a pixel is touched."""
+
+    path: str
+    """``group/.../name``; for arrays of the source the same as there."""
+    shape: tuple[int, ...]
+    dtype: str
+    """NumPy dtype string, little endian; ``string`` for text."""
+    chunks: tuple[int, ...]
+    """Inner chunk shape; divides ``shards`` exactly."""
+    shards: tuple[int, ...] | None
+    """Shard shape, or None when the array is not sharded."""
+    dims: tuple[str, ...]
+    fill_value: Json
+    """Zarr fill value; ``"NaN"`` for floats."""
+    attributes: Mapping[str, Json]
+
+
+@dataclass(frozen=True, slots=True)
+class RasterTask:
+    """One source raster and every target array that is made from it in a single pass."""
+
+    source: SourceArray
+    """Array with dimensions ``(..., y, x)``."""
+    rule: str
+    """How coarser levels are made, see ``zarrmill.core.rules``."""
+    outputs: tuple[tuple[int, ArrayPlan], ...]
+    """Factor (1 copies) and target, fine to coarse; factors divide each other and the source's shape."""
+    mandatory: bool
+    """Whether a missing chunk is an error instead of a finding."""
+
+    @property
+    def n_bytes(self) -> int:
+        """Decoded bytes that this task reads."""
+        return self.source.n_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StorePlan:
+    """The target store as decided from metadata and recipe alone; the engine obeys it."""
+
+    groups: Mapping[str, Mapping[str, Json]]
+    """Group path to attributes; the root is the empty path."""
+    rasters: tuple[RasterTask, ...]
+    """Work on pixels, largest first."""
+    copies: tuple[tuple[SourceArray, ArrayPlan], ...]
+    """Small arrays that are read whole and written as one chunk."""
+    coordinates: tuple[tuple[ArrayPlan, Grid], ...]
+    """``x``, ``y`` and ``spatial_ref`` arrays, computed from their grid."""
+    consolidated: tuple[str, ...]
+    """Groups that get consolidated metadata, the root last."""
+    findings: tuple[Finding, ...]
+    """What the source's metadata says against itself."""
+
+    @property
+    def arrays(self) -> tuple[ArrayPlan, ...]:
+        """Every array of the store."""
+        made = [plan for task in self.rasters for _, plan in task.outputs]
+        return (*made, *(plan for _, plan in self.copies), *(plan for plan, _ in self.coordinates))
+
+    @property
+    def n_bytes(self) -> int:
+        """Decoded bytes that a conversion reads."""
+        return sum(task.n_bytes for task in self.rasters) + sum(source.n_bytes for source, _ in self.copies)

@@ -1,0 +1,319 @@
+"""Reading EOPF products: their consolidated metadata as values, their pixels as rows.
+
+Rows come from the compressed chunks of one chunk row at a time. Blosc can decode a range of a chunk without the rest
+(``blosc_getitem``), so a 10980 x 10980 array stored as one chunk is streamed with a few MB beside its compressed bytes.
+"""
+
+import ctypes
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, Protocol
+
+import numcodecs
+import numcodecs.blosc
+import numpy as np
+from numpy.typing import NDArray
+
+from zarrmill.errors import SourceError
+from zarrmill.io.objects import MissingObjectError, Objects
+from zarrmill.model import SourceArray, SourceTree
+
+Missing = Callable[[str], None]
+"""Told the key of every chunk that the source does not have."""
+
+
+def read_tree(objects: Objects) -> SourceTree:
+    """Read the consolidated metadata of a product.
+
+    Raises: SourceError: no product there (``missing``), metadata truncated or not consolidated (``metadata``).
+    """
+    for key, parse in ((".zmetadata", _parse_v2), ("zarr.json", _parse_v3)):
+        try:
+            raw = objects.get(key)
+        except MissingObjectError:
+            continue
+        try:
+            groups, arrays = parse(json.loads(raw))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SourceError(
+                f"{objects.href}/{key}: {len(raw)} bytes that are not whole consolidated metadata ({error!r})",
+                kind="metadata",
+            ) from error
+        format_ = 2 if key == ".zmetadata" else 3
+        return SourceTree(format_, hashlib.sha256(raw).hexdigest(), dict(sorted(groups.items())), dict(sorted(arrays.items())))
+    if any(objects.exists(key) for key in (".zgroup", ".zattrs")):
+        raise SourceError(f"{objects.href}: a Zarr v2 group without .zmetadata; consolidated metadata is needed", kind="metadata")
+    raise SourceError(f"{objects.href}: neither .zmetadata nor zarr.json is there; check the address", kind="missing")
+
+
+type _Nodes = tuple[dict[str, Mapping[str, Any]], dict[str, SourceArray]]
+
+
+def _parse_v2(document: dict[str, Any]) -> _Nodes:
+    metadata = document["metadata"]
+    groups = {key[: -len(".zgroup")].rstrip("/"): metadata.get(key[: -len(".zgroup")] + ".zattrs", {})
+              for key in metadata if key.rpartition("/")[2] == ".zgroup"}  # fmt: skip
+    arrays = {}
+    for key, node in metadata.items():
+        if key.rpartition("/")[2] != ".zarray":
+            continue
+        path = key[: -len("/.zarray")]
+        attributes = dict(metadata.get(f"{path}/.zattrs", {}))
+        shape = tuple(node["shape"])
+        arrays[path] = SourceArray(
+            path=path,
+            shape=shape,
+            dtype=_dtype(node["dtype"]),
+            chunks=tuple(node["chunks"]),
+            dims=tuple(attributes.get("_ARRAY_DIMENSIONS", [f"dim_{i}" for i in range(len(shape))])),
+            fill_value=node["fill_value"],
+            attributes=attributes,
+            encoding=node,
+        )
+    if "" not in groups:
+        raise KeyError(".zgroup")
+    return groups, arrays
+
+
+def _parse_v3(document: dict[str, Any]) -> _Nodes:
+    nodes = document["consolidated_metadata"]["metadata"]
+    groups: dict[str, Mapping[str, Any]] = {"": document.get("attributes", {})}
+    arrays = {}
+    for path, node in nodes.items():
+        attributes = node.get("attributes", {})
+        if node["node_type"] == "group":
+            groups[path] = attributes
+            continue
+        shape = tuple(node["shape"])
+        first = node["codecs"][0]
+        grid = first if first["name"] == "sharding_indexed" else node["chunk_grid"]
+        arrays[path] = SourceArray(
+            path=path,
+            shape=shape,
+            dtype=_dtype(node["data_type"]),
+            chunks=tuple(grid["configuration"]["chunk_shape"]),
+            dims=tuple(node.get("dimension_names") or [f"dim_{i}" for i in range(len(shape))]),
+            fill_value=node["fill_value"],
+            attributes=attributes,
+            encoding=node,
+        )
+    return groups, arrays
+
+
+def _dtype(name: Any) -> str:
+    if isinstance(name, dict) or name == "string" or str(name).lstrip("<>|=").startswith(("U", "O")):
+        return "string"
+    return str(np.dtype(name).str)
+
+
+class Rows(Protocol):
+    """Rows of a raster, read in order."""
+
+    def read(self, plane: int, start: int, stop: int) -> NDArray[Any]:
+        """Return rows ``start`` to ``stop`` of one plane, shape ``(stop - start, width)``, in the source's dtype."""
+        ...
+
+
+def open_rows(objects: Objects, tree: SourceTree, array: SourceArray, on_missing: Missing) -> Rows:
+    """Return a reader for the rows of ``array``, whose last two dimensions are ``(y, x)``."""
+    if tree.zarr_format == 2:
+        return _ChunkRows(objects, array, on_missing)
+    return _ZarrRows(objects, array, on_missing)
+
+
+class _ChunkRows:
+    """Rows of a Zarr v2 array, straight from its chunk objects."""
+
+    def __init__(self, objects: Objects, array: SourceArray, on_missing: Missing) -> None:
+        node = array.encoding
+        self._objects, self._array, self._on_missing = objects, array, on_missing
+        self._dtype = np.dtype(node["dtype"])
+        self._separator: str = node.get("dimension_separator", ".")
+        self._codec = numcodecs.get_codec(node["compressor"]) if node["compressor"] else None
+        self._filters = [numcodecs.get_codec(config) for config in node["filters"] or ()]
+        self._partial = (
+            isinstance(self._codec, numcodecs.blosc.Blosc)
+            and not self._filters
+            and node["order"] == "C"
+            and _getitem() is not None
+        )
+        self._order = node["order"]
+        self._row: tuple[int, int] = (-1, -1)
+        self._pieces: list[Any] = []
+
+    def read(self, plane: int, start: int, stop: int) -> NDArray[Any]:
+        height, width = self._array.shape[-2:]
+        chunk_y, chunk_x = self._array.chunks[-2:]
+        out = np.empty((min(stop, height) - start, width), self._dtype)
+        position = start
+        while position < min(stop, height):
+            row = position // chunk_y
+            end = min(stop, height, (row + 1) * chunk_y)
+            self._load(plane, row)
+            for column, piece in enumerate(self._pieces):
+                left, right = column * chunk_x, min((column + 1) * chunk_x, width)
+                part = self._decode(piece, plane, row, column, position - row * chunk_y, end - row * chunk_y)
+                out[position - start : end - start, left:right] = part[:, : right - left]
+            position = end
+        return out
+
+    def _load(self, plane: int, row: int) -> None:
+        leading = self._array.chunks[:-2]
+        chunk_plane = plane // math.prod(leading) if leading else 0
+        if self._row == (chunk_plane, row):
+            return
+        self._pieces = []  # free the row before the next one is fetched
+        columns = math.ceil(self._array.shape[-1] / self._array.chunks[-1])
+        self._pieces = [self._fetch(plane, row, column) for column in range(columns)]
+        self._row = (chunk_plane, row)
+
+    def _key(self, plane: int, row: int, column: int) -> str:
+        lead = np.unravel_index(plane, self._array.shape[:-2]) if self._array.shape[:-2] else ()
+        indices = [int(i) // c for i, c in zip(lead, self._array.chunks[:-2], strict=True)]
+        return f"{self._array.path}/" + self._separator.join(map(str, [*indices, row, column]))
+
+    def _fetch(self, plane: int, row: int, column: int) -> Any:
+        key = self._key(plane, row, column)
+        try:
+            data = self._objects.get(key)
+        except MissingObjectError:
+            self._on_missing(key)
+            return None
+        if self._partial:
+            self._check_blosc(key, data)
+            return data
+        return self._decode_whole(key, data)
+
+    def _chunk_bytes(self) -> int:
+        return math.prod(self._array.chunks) * int(self._dtype.itemsize)
+
+    def _check_blosc(self, key: str, data: bytes) -> None:
+        # Header: version, versionlz, flags, typesize, then nbytes, blocksize, cbytes as little-endian uint32 (c-blosc 1).
+        if len(data) < 16 or int.from_bytes(data[12:16], "little") != len(data):
+            raise self._corrupt(key, f"truncated: {len(data)} bytes, header announces {int.from_bytes(data[12:16], 'little')}")
+        if int.from_bytes(data[4:8], "little") != self._chunk_bytes():
+            found = int.from_bytes(data[4:8], "little")
+            raise self._corrupt(key, f"decodes to {found} bytes, a chunk {self._array.chunks} needs {self._chunk_bytes()}")
+
+    def _decode_whole(self, key: str, data: bytes) -> NDArray[Any]:
+        try:
+            decoded: Any = self._codec.decode(data) if self._codec else data
+            for codec in reversed(self._filters):
+                decoded = codec.decode(decoded)
+            flat = np.frombuffer(decoded, self._dtype)
+            return flat.reshape(self._array.chunks, order=self._order)
+        except (RuntimeError, ValueError, TypeError, EOFError, OSError) as error:
+            raise self._corrupt(key, str(error)) from error
+
+    def _decode(self, piece: Any, plane: int, row: int, column: int, start: int, stop: int) -> NDArray[Any]:
+        chunk_y, chunk_x = self._array.chunks[-2:]
+        if piece is None:
+            fill = self._array.fill_value
+            return np.full((stop - start, chunk_x), 0 if fill is None else fill, self._dtype)
+        lead_shape = self._array.shape[:-2]
+        lead = np.unravel_index(plane, lead_shape) if lead_shape else ()
+        inner = [int(i) % c for i, c in zip(lead, self._array.chunks[:-2], strict=True)]
+        first = int(np.ravel_multi_index(inner, self._array.chunks[:-2])) if inner else 0
+        if not self._partial:
+            part: NDArray[Any] = piece.reshape(-1, chunk_y, chunk_x)[first, start:stop]
+            return part
+        out = np.empty((stop - start, chunk_x), self._dtype)
+        typesize = piece[3]
+        scale = self._dtype.itemsize // typesize
+        offset = (first * chunk_y + start) * chunk_x * scale
+        got = _getitem()(piece, offset, out.size * scale, out.ctypes.data_as(ctypes.c_void_p))  # type: ignore[misc]
+        if got != out.nbytes:
+            raise self._corrupt(self._key(plane, row, column), f"blosc error {got} while decoding rows {start} to {stop}")
+        return out
+
+    def _corrupt(self, key: str, reason: str) -> SourceError:
+        return SourceError(f"{self._objects.href}: array {self._array.path}, chunk {key}: {reason}", kind="corrupt")
+
+
+@cache
+def _getitem() -> Callable[..., int] | None:
+    """Return c-blosc's range decoder as numcodecs ships it, or None: then chunks are decoded whole."""
+    library = ctypes.CDLL(numcodecs.blosc.__file__)
+    function = getattr(library, "blosc_getitem", None)
+    if function is not None:
+        function.restype = ctypes.c_int
+        function.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
+    return function
+
+
+class _ZarrRows:
+    """Rows of a Zarr v3 array through zarr-python, one row of inner chunks at a time."""
+
+    def __init__(self, objects: Objects, array: SourceArray, on_missing: Missing) -> None:
+        self._objects, self._array = objects, array
+        for key in _object_keys(array):
+            if not objects.exists(key):
+                on_missing(key)
+        self._zarr = _open_v3(objects, array)
+        self._row: tuple[int, int] = (-1, -1)
+        self._rows: NDArray[Any] = np.empty((0, 0))
+
+    def read(self, plane: int, start: int, stop: int) -> NDArray[Any]:
+        chunk_y, (height, width) = self._array.chunks[-2], self._array.shape[-2:]
+        out = np.empty((min(stop, height) - start, width), self._array.dtype)
+        position = start
+        while position < min(stop, height):
+            row = position // chunk_y
+            end = min(stop, height, (row + 1) * chunk_y)
+            if self._row != (plane, row):
+                self._rows = np.empty((0, 0))
+                self._rows = self._fetch(plane, row * chunk_y, min((row + 1) * chunk_y, height))
+                self._row = (plane, row)
+            out[position - start : end - start] = self._rows[position - row * chunk_y : end - row * chunk_y]
+            position = end
+        return out
+
+    def _fetch(self, plane: int, start: int, stop: int) -> NDArray[Any]:
+        lead = tuple(int(i) for i in np.unravel_index(plane, self._array.shape[:-2])) if self._array.shape[:-2] else ()
+        return read_zarr(self._objects, self._array, self._zarr, (*lead, slice(start, stop)))
+
+
+def _object_keys(array: SourceArray) -> list[str]:
+    """Return the key of every chunk or shard object of a v3 array."""
+    outer = array.encoding["chunk_grid"]["configuration"]["chunk_shape"]
+    encoding = array.encoding.get("chunk_key_encoding", {"name": "default"})
+    default = encoding["name"] == "default"
+    separator = encoding.get("configuration", {}).get("separator", "/" if default else ".")
+    counts = [math.ceil(size / chunk) for size, chunk in zip(array.shape, outer, strict=True)]
+    prefix = ["c"] if default else []
+    return [f"{array.path}/" + separator.join([*prefix, *map(str, index)]) for index in np.ndindex(*counts)]
+
+
+def _open_v3(objects: Objects, array: SourceArray) -> Any:
+    import zarr
+
+    return zarr.open_array(store=objects.zarr_store(), path=array.path, mode="r", zarr_format=3)
+
+
+def read_whole(objects: Objects, array: SourceArray) -> NDArray[Any]:
+    """Return a small array whole, in the source's dtype (text as NumPy strings).
+
+    Raises: SourceError: a chunk cannot be decoded.
+    """
+    import warnings
+
+    import zarr
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr warns of dtypes whose v3 form is not final; the source is as it is
+        handle = zarr.open_array(store=objects.zarr_store(), path=array.path, mode="r")
+    return read_zarr(objects, array, handle, ...)
+
+
+def read_zarr(objects: Objects, array: SourceArray, handle: Any, selection: Any) -> NDArray[Any]:
+    """Return ``handle[selection]``; a library's error becomes ours and names the array.
+
+    Raises: SourceError: a chunk cannot be decoded or fetched.
+    """
+    try:
+        return np.asarray(handle[selection])
+    except (RuntimeError, ValueError, TypeError, OSError, EOFError, KeyError) as error:
+        raise SourceError(f"{objects.href}: array {array.path}, selection {selection}: {error}", kind="corrupt") from error

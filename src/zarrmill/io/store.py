@@ -1,0 +1,306 @@
+"""Writing a GeoZarr store: shards appended as rows arrive, metadata after the pixels, the root ``zarr.json`` last.
+
+A store without its root ``zarr.json`` is not a product. Every object is written under a name ending in ``.part`` and renamed
+when whole, so nothing torn ever has an object's name. A journal beside the store lists finished arrays with size and sha256
+of their objects; a later attempt with the same name keeps what the journal proves and removes the rest.
+"""
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import google_crc32c
+import numcodecs.blosc
+import numpy as np
+from numcodecs.vlen import VLenUTF8
+from numpy.typing import NDArray
+
+from zarrmill.config import Codec
+from zarrmill.errors import StoreError
+from zarrmill.io.record import write_error
+from zarrmill.model import ArrayPlan
+
+_EMPTY = 2**64 - 1
+"""Offset and length that mark an absent inner chunk in a shard's index (zarr sharding codec, binary format)."""
+_SHUFFLE = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One object of the store."""
+
+    key: str
+    n_bytes: int
+    sha256: str
+
+
+class StoreWriter:
+    """Objects below one local store folder, and the journal beside it."""
+
+    def __init__(self, path: Path, codec: Codec) -> None:
+        self.path = path
+        self.codec = codec
+        self.journal = path.with_name(f"{path.name}.journal")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the store for this process alone; a killed process lets go by itself.
+
+        Raises: StoreError: another process writes this store, or the place cannot be written.
+        """
+        with _translated(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle = self.journal.open("a")
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreError(f"{self.path}: another process is writing this store; let it finish", kind="denied") from None
+            yield
+
+    def finished(self) -> dict[str, tuple[Written, ...]]:
+        """Return what the journal proves: source path to its objects, each on disk with the journalled size and sha256."""
+        proven: dict[str, tuple[Written, ...]] = {}
+        for line in self.journal.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+                written = tuple(Written(*item) for item in entry["objects"])
+            except (ValueError, KeyError, TypeError):
+                continue  # the line that a kill cut short proves nothing
+            if all(self._is_whole(item) for item in written):
+                proven[entry["source"]] = written
+        return proven
+
+    def _is_whole(self, item: Written) -> bool:
+        path = self.path / item.key
+        return path.is_file() and path.stat().st_size == item.n_bytes and sha256_of(path) == item.sha256
+
+    def record(self, source: str, written: Iterable[Written]) -> None:
+        """Add one finished source array to the journal."""
+        entry = {"source": source, "objects": [[item.key, item.n_bytes, item.sha256] for item in written]}
+        with _translated(self.journal), self.journal.open("a") as stream:
+            stream.write(json.dumps(entry) + "\n")
+
+    def write(self, key: str, data: bytes) -> Written:
+        """Write one object whole."""
+        sink = ObjectSink(self.path / key, key)
+        sink.append(data)
+        return sink.close()
+
+    def clear(self, keep: Iterable[str]) -> None:
+        """Remove every object but ``keep``: leftovers of attempts that did not finish. Never called on a sealed store."""
+        kept = set(keep)
+        with _translated(self.path):
+            for folder, _, names in os.walk(self.path, topdown=False):
+                for name in names:
+                    path = Path(folder, name)
+                    if path.relative_to(self.path).as_posix() not in kept:
+                        path.unlink()
+                if not any(os.scandir(folder)):
+                    os.rmdir(folder)
+
+    def seal(self, root: bytes) -> Written:
+        """Flush everything to disk, then write the root ``zarr.json``: from here on the store is a product."""
+        os.sync()
+        written = self.write("zarr.json", root)
+        with _translated(self.path):
+            handle = os.open(self.path, os.O_RDONLY)
+            os.fsync(handle)
+            os.close(handle)
+        return written
+
+
+class ObjectSink:
+    """One object that grows by appending and gets its name when it is whole."""
+
+    def __init__(self, path: Path, key: str) -> None:
+        self.key, self.n_bytes = key, 0
+        self._path, self._part = path, path.with_name(f"{path.name}.part")
+        self._sha = hashlib.sha256()
+        with _translated(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._stream: IO[bytes] = self._part.open("wb", buffering=0)
+
+    def append(self, data: bytes | memoryview) -> None:
+        """Write ``data`` at the end."""
+        view = memoryview(data)
+        with _translated(self._path):
+            while view.nbytes:
+                view = view[self._stream.write(view) :]
+        self._sha.update(data)
+        self.n_bytes += len(data)
+
+    def close(self) -> Written:
+        """Give the object its name."""
+        with _translated(self._path):
+            self._stream.close()
+            os.replace(self._part, self._path)
+        return Written(self.key, self.n_bytes, self._sha.hexdigest())
+
+
+class PlaneWriter:
+    """Writes one ``(y, x)`` plane of an array from rows that arrive in order."""
+
+    def __init__(self, writer: StoreWriter, plan: ArrayPlan, plane: tuple[int, ...] = ()) -> None:
+        self._writer, self._plan, self._plane = writer, plan, plane
+        self._height, self._width = plan.shape[-2:]
+        self._chunk_y, self._chunk_x = plan.chunks[-2:]
+        self._shard = plan.shards[-2:] if plan.shards else None
+        self._buffer = np.empty((self._chunk_y, self._width), plan.dtype)
+        self._filled, self._row = 0, 0
+        self._shards: dict[int, _ShardSink] = {}
+        self.written: list[Written] = []
+
+    def append(self, rows: NDArray[Any]) -> None:
+        """Take the next rows, shape ``(n, width)``; chunks are encoded as soon as they are complete."""
+        position = 0
+        while position < len(rows):
+            n = min(self._chunk_y - self._filled, len(rows) - position)
+            self._buffer[self._filled : self._filled + n] = rows[position : position + n]
+            self._filled += n
+            position += n
+            done = self._row * self._chunk_y + self._filled
+            if self._filled == self._chunk_y or done == self._height:
+                self._flush(done == self._height)
+
+    def _flush(self, last: bool) -> None:
+        fill = self._plan.fill_value
+        for column in range(math.ceil(self._width / self._chunk_x)):
+            part = self._buffer[: self._filled, column * self._chunk_x : (column + 1) * self._chunk_x]
+            if np.any(part != fill) if fill else np.any(part):
+                self._put(column, encode(self._padded(part), self._writer.codec))
+        self._row, self._filled = self._row + 1, 0
+        if self._shard and (last or self._row % (self._shard[0] // self._chunk_y) == 0):
+            self.written += [shard.close() for _, shard in sorted(self._shards.items())]
+            self._shards = {}
+
+    def _padded(self, part: NDArray[Any]) -> NDArray[Any]:
+        # A partial edge chunk is stored full size (zarr v3 core, chunk grids): pad, do not crop.
+        if part.shape == (self._chunk_y, self._chunk_x):
+            return np.ascontiguousarray(part)
+        full = np.full((self._chunk_y, self._chunk_x), self._plan.fill_value, self._plan.dtype)
+        full[: part.shape[0], : part.shape[1]] = part
+        return full
+
+    def _put(self, column: int, data: bytes) -> None:
+        if not self._shard:
+            self.written.append(self._writer.write(self._key(self._row, column), data))
+            return
+        per_y, per_x = self._shard[0] // self._chunk_y, self._shard[1] // self._chunk_x
+        index = column // per_x
+        if index not in self._shards:
+            key = self._key(self._row // per_y, index)
+            self._shards[index] = _ShardSink(ObjectSink(self._writer.path / key, key), per_y * per_x)
+        self._shards[index].append((self._row % per_y) * per_x + column % per_x, data)
+
+    def _key(self, row: int, column: int) -> str:
+        return "/".join(map(str, (self._plan.path, "c", *self._plane, row, column)))
+
+
+class _ShardSink:
+    """A shard: inner chunks one after the other, then their index with its checksum (``index_location: end``)."""
+
+    def __init__(self, sink: ObjectSink, n_chunks: int) -> None:
+        self._sink = sink
+        self._index = np.full((n_chunks, 2), _EMPTY, "<u8")
+
+    def append(self, position: int, data: bytes) -> None:
+        self._index[position] = (self._sink.n_bytes, len(data))
+        self._sink.append(data)
+
+    def close(self) -> Written:
+        index = self._index.tobytes()
+        self._sink.append(index + google_crc32c.value(index).to_bytes(4, "little"))
+        return self._sink.close()
+
+
+def encode(chunk: NDArray[Any], codec: Codec) -> bytes:
+    """Return one chunk compressed as its array's metadata says; ``chunk`` is C-contiguous and little endian."""
+    shuffle = _SHUFFLE[codec.shuffle] if chunk.dtype.itemsize > 1 else 0
+    return bytes(numcodecs.blosc.compress(chunk, codec.cname.encode(), codec.clevel, shuffle, 0))
+
+
+def write_small(writer: StoreWriter, plan: ArrayPlan, values: NDArray[Any]) -> list[Written]:
+    """Write a small array as its single chunk; scalars and text as their metadata says."""
+    key = "/".join([plan.path, "c", *("0" for _ in plan.shape)])
+    if 0 in plan.shape:
+        return []
+    if plan.dtype == "string":
+        text = np.array(values.tolist(), dtype=object).reshape(plan.shape)
+        return [writer.write(key, bytes(VLenUTF8().encode(text.ravel())))]
+    data = np.ascontiguousarray(values.astype(plan.dtype, copy=False))
+    return [writer.write(key, encode(data, writer.codec) if plan.shape else data.tobytes())]
+
+
+def array_document(plan: ArrayPlan, codec: Codec) -> dict[str, Any]:
+    """Return the ``zarr.json`` of an array (zarr v3 core; sharding_indexed, blosc, vlen-utf8 codecs)."""
+    inner = _inner_codecs(plan, codec)
+    if plan.shards:
+        index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+        sharding = {"chunk_shape": list(plan.chunks), "codecs": inner, "index_codecs": index, "index_location": "end"}
+        codecs = [{"name": "sharding_indexed", "configuration": sharding}]
+    else:
+        codecs = inner
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(plan.shape),
+        "data_type": "string" if plan.dtype == "string" else np.dtype(plan.dtype).name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(plan.shards or plan.chunks)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": plan.fill_value,
+        "codecs": codecs,
+        "dimension_names": list(plan.dims),
+        "attributes": dict(plan.attributes),
+        "storage_transformers": [],
+    }
+
+
+def _inner_codecs(plan: ArrayPlan, codec: Codec) -> list[dict[str, Any]]:
+    if plan.dtype == "string":
+        return [{"name": "vlen-utf8"}]
+    size = np.dtype(plan.dtype).itemsize
+    to_bytes: dict[str, Any] = {"name": "bytes"}
+    if size > 1:
+        to_bytes["configuration"] = {"endian": "little"}
+    if not plan.shape:
+        return [to_bytes]
+    shuffle = codec.shuffle if size > 1 else "noshuffle"
+    settings = {"typesize": size, "cname": codec.cname, "clevel": codec.clevel, "shuffle": shuffle, "blocksize": 0}
+    return [to_bytes, {"name": "blosc", "configuration": settings}]
+
+
+def group_document(attributes: Mapping[str, Any], members: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
+    """Return the ``zarr.json`` of a group; ``members`` (relative path to document) become its consolidated metadata."""
+    document: dict[str, Any] = {"zarr_format": 3, "node_type": "group", "attributes": dict(attributes)}
+    if members is not None:
+        inner = {path: {k: v for k, v in node.items() if k != "consolidated_metadata"} for path, node in sorted(members.items())}
+        document["consolidated_metadata"] = {"kind": "inline", "must_understand": False, "metadata": inner}
+    return document
+
+
+def tree_digest(objects: Iterable[tuple[str, int, str]]) -> str:
+    """Return the digest of a store: sha256 over ``<key> <size> <sha256>`` lines, sorted, without the root."""
+    lines = sorted(f"{key} {size} {sha}\n" for key, size, sha in objects if key != "zarr.json")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _translated(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise write_error(error, str(place)) from error

@@ -1,0 +1,309 @@
+"""Convert one EOPF product into a sealed GeoZarr store.
+
+The way of the pixels: the source's metadata and the recipe become a ``StorePlan``; one worker a source array streams its rows
+once, writes the array and every level computed from it, and notes it in the journal; then the metadata, then the root
+``zarr.json`` as the seal; then the store is read back and the receipt is returned.
+"""
+
+import math
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numcodecs.blosc
+import numpy as np
+from numpy.typing import NDArray
+
+from zarrmill import FORMAT_VERSION
+from zarrmill.config import Recipe
+from zarrmill.core import conventions as cv
+from zarrmill.core.grid import centres, grid_from_centres
+from zarrmill.core.layout import level_groups, source_crs, source_layout, store_plan
+from zarrmill.core.resample import average_levels
+from zarrmill.errors import SourceError, StoreError, ZarrmillError
+from zarrmill.io.measure import Meter
+from zarrmill.io.objects import Objects, local_path
+from zarrmill.io.record import dumps
+from zarrmill.io.source import open_rows, read_tree, read_whole
+from zarrmill.io.store import (
+    PlaneWriter,
+    StoreWriter,
+    Written,
+    array_document,
+    group_document,
+    sha256_of,
+    tree_digest,
+    write_small,
+)
+from zarrmill.model import ConvertReceipt, Finding, Grid, Product, RasterTask, Severity, SourceTree, StorePlan
+
+Progress = Callable[[int, int], None]
+"""Told decoded bytes done and in all."""
+
+STRIPE_ROWS = 252
+"""Rows read at a time, rounded up to a multiple of the coarsest factor: few enough to stay in cache."""
+
+
+def convert(
+    product: Product,
+    *,
+    recipe: Recipe,
+    store_root: str,
+    threads: int = 1,
+    attempt: int = 1,
+    on_progress: Progress | None = None,
+) -> ConvertReceipt:
+    """Convert ``product`` and return the receipt of its sealed store.
+
+    A sealed store of this name is verified and adopted, never written again. An unsealed one is continued.
+    Raises: SourceError, CapacityError, StoreError: see ``zarrmill.errors``; the store is then not sealed.
+    """
+    meter = Meter(attempt=attempt, threads=threads)
+    path = _store_place(store_root, product)
+    try:
+        if (path / "zarr.json").exists():
+            return _receipt(product, recipe, path, meter, findings=(), n_bytes_source=product.n_bytes, adopted=True)
+        objects = Objects(product.href)
+        tree = _planned_tree(objects, product, meter)
+        plan = plan_store(objects, tree, product.product_type, recipe)
+        meter.step("plan")
+        writer = StoreWriter(path, recipe.pixels.codec)
+        with writer.locked():
+            findings = _Conversion(objects, tree, plan, writer, threads, on_progress).run(product, recipe, meter)
+            writer.journal.unlink(missing_ok=True)
+        return _receipt(product, recipe, path, meter, findings=findings, n_bytes_source=plan.n_bytes, adopted=False)
+    except ZarrmillError as error:
+        if product.product_id not in error.message:
+            error.message = f"{product.product_id}: {error.message}"
+        raise
+
+
+def plan_store(objects: Objects, tree: SourceTree, product_type: str, recipe: Recipe) -> StorePlan:
+    """Return the plan of the store that ``recipe`` makes of this source.
+
+    Raises: SourceError: the source is not what its product type has, or its coordinates are not a regular grid.
+    """
+    layout = source_layout(product_type)
+    crs = source_crs(tree)
+    grids = {path: _group_grid(objects, tree, path, metres, crs) for path, metres in level_groups(tree, recipe.pixels).items()}
+    if not any(path.startswith(f"{layout.multiscales}/") for path in grids):
+        raise SourceError(f"{objects.href}: no {layout.multiscales}/r<metres>m groups; is this {product_type}?", kind="layout")
+    return store_plan(tree, layout, recipe.pixels, grids)
+
+
+def _store_place(store_root: str, product: Product) -> Path:
+    root = local_path(store_root)
+    if root is None:
+        raise StoreError(f"{store_root}: stores are written to local folders; give a path", kind="denied")
+    return root / product.store_path
+
+
+def _planned_tree(objects: Objects, product: Product, meter: Meter) -> SourceTree:
+    tree = read_tree(objects)
+    if len(product.source_fingerprint) == 64 and product.source_fingerprint != tree.fingerprint:
+        raise SourceError(
+            f"{objects.href}: metadata digest {tree.fingerprint[:12]}, planned {product.source_fingerprint[:12]}; plan again",
+            kind="changed",
+        )
+    meter.step("metadata")
+    return tree
+
+
+def _group_grid(objects: Objects, tree: SourceTree, path: str, metres: int, crs: str) -> Grid:
+    axes = []
+    for name in ("x", "y"):
+        array = tree.arrays.get(f"{path}/{name}")
+        if array is None or len(array.shape) != 1:
+            raise SourceError(f"{path}: no one-dimensional {name}; the grid cannot be known", kind="layout")
+        axes.append(read_whole(objects, array).astype(np.float64))
+    try:
+        return grid_from_centres(axes[0], axes[1], metres, crs)
+    except ValueError as error:
+        raise SourceError(f"{path}: {error}", kind="layout") from None
+
+
+class _Conversion:
+    """One run of the engine over a plan."""
+
+    def __init__(
+        self,
+        objects: Objects,
+        tree: SourceTree,
+        plan: StorePlan,
+        writer: StoreWriter,
+        threads: int,
+        on_progress: Progress | None,
+    ) -> None:
+        self._objects, self._tree, self._plan, self._writer = objects, tree, plan, writer
+        self._threads, self._on_progress = threads, on_progress or (lambda done, total: None)
+        self._done, self._lock, self._stop = 0, threading.Lock(), threading.Event()
+        self._findings: list[Finding] = list(plan.findings)
+
+    def run(self, product: Product, recipe: Recipe, meter: Meter) -> tuple[Finding, ...]:
+        """Write the whole store and seal it; return what was noticed."""
+        finished = self._writer.finished()
+        self._writer.clear(item.key for items in finished.values() for item in items)
+        written = self._write_pixels(finished)
+        meter.step("pixels")
+        written += self._write_copies()
+        written += self._write_coordinates()
+        documents = self._documents()
+        written += [self._writer.write(f"{path}/zarr.json", _json(node)) for path, node in sorted(documents.items())]
+        digest = tree_digest((item.key, item.n_bytes, item.sha256) for item in written)
+        self._writer.seal(_json(self._root(documents, product, recipe, digest)))
+        meter.step("seal")
+        return tuple(sorted(self._findings, key=lambda finding: (finding.path, finding.code)))
+
+    def _write_pixels(self, finished: Mapping[str, tuple[Written, ...]]) -> list[Written]:
+        """Write every raster, largest first, one worker a raster; the first failure stops the others."""
+        numcodecs.blosc.use_threads = False  # the workers are the threads
+        with ThreadPoolExecutor(self._threads) as pool:
+            futures = [pool.submit(self._raster, task, finished.get(task.source.path)) for task in self._plan.rasters]
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            if any(future.exception() for future in done):
+                self._stop.set()
+                pool.shutdown(cancel_futures=True)
+        failures = [f.exception() for f in futures if not f.cancelled() and f.exception()]
+        for failure in sorted(failures, key=lambda error: isinstance(error, _StoppedError)):
+            if failure is not None:
+                raise failure
+        return [item for future in futures for item in future.result()]
+
+    def _raster(self, task: RasterTask, finished: tuple[Written, ...] | None) -> list[Written]:
+        if finished is not None:
+            self._advance(task.n_bytes)
+            return list(finished)
+        written: list[Written] = []
+        for plane in range(math.prod(task.source.shape[:-2])):
+            written += self._plane(task, plane)
+        self._writer.record(task.source.path, written)
+        return written
+
+    def _plane(self, task: RasterTask, plane: int) -> list[Written]:
+        height, width = task.source.shape[-2:]
+        factors = [factor for factor, _ in task.outputs if factor > 1]
+        coarsest = max(factors, default=1)
+        step = math.ceil(STRIPE_ROWS / coarsest) * coarsest
+        rows = open_rows(self._objects, self._tree, task.source, lambda key: self._missing(task, key))
+        lead = tuple(int(i) for i in np.unravel_index(plane, task.source.shape[:-2])) if task.source.shape[:-2] else ()
+        sinks = [PlaneWriter(self._writer, plan, lead) for _, plan in task.outputs]
+        for start in range(0, height, step):
+            if self._stop.is_set():
+                raise _StoppedError
+            stripe = rows.read(plane, start, min(start + step, height))
+            for sink, part in zip(sinks, _outputs(stripe, task), strict=True):
+                sink.append(part)
+            self._advance(stripe.shape[0] * width * stripe.itemsize)
+        return [item for sink in sinks for item in sink.written]
+
+    def _missing(self, task: RasterTask, key: str) -> None:
+        if task.mandatory:
+            raise SourceError(
+                f"{self._objects.href}: array {task.source.path}: chunk {key} is not there, and the recipe calls the array "
+                "mandatory; report it to the provider, or take the array off `pixels.mandatory` to read fill values",
+                kind="missing",
+            )
+        text = f"chunk {key} is not in the source; it reads as fill value {task.source.fill_value}"
+        with self._lock:
+            self._findings.append(Finding("source.missing-chunk", Severity.WARNING, task.source.path, text))
+
+    def _advance(self, n_bytes: int) -> None:
+        with self._lock:
+            self._done += n_bytes
+            self._on_progress(self._done, self._plan.n_bytes)
+
+    def _write_copies(self) -> list[Written]:
+        written = []
+        for source, plan in self._plan.copies:
+            written += write_small(self._writer, plan, read_whole(self._objects, source))
+            self._advance(source.n_bytes)
+        return written
+
+    def _write_coordinates(self) -> list[Written]:
+        written = []
+        for plan, grid in self._plan.coordinates:
+            x, y = centres(grid)
+            values: NDArray[Any] = {"x": x, "y": y}.get(plan.path.rpartition("/")[2], np.zeros((), np.int32))
+            written += write_small(self._writer, plan, values)
+        return written
+
+    def _documents(self) -> dict[str, dict[str, Any]]:
+        """Return the ``zarr.json`` of every node but the root, consolidated where the plan says so."""
+        codec = self._writer.codec
+        nodes = {plan.path: array_document(plan, codec) for plan in self._plan.arrays}
+        nodes |= {path: group_document(attributes) for path, attributes in self._plan.groups.items() if path}
+        for path in self._plan.consolidated:
+            if path:
+                members = {key[len(path) + 1 :]: node for key, node in nodes.items() if key.startswith(f"{path}/")}
+                nodes[path] = group_document(self._plan.groups[path], members)
+        return nodes
+
+    def _root(self, documents: Mapping[str, dict[str, Any]], product: Product, recipe: Recipe, digest: str) -> dict[str, Any]:
+        mark = {
+            "format": FORMAT_VERSION,
+            "recipe_sha256": recipe.pixels.digest(),
+            "source_fingerprint": product.source_fingerprint,
+            "tree_sha256": digest,
+        }
+        return group_document({**self._plan.groups[""], "zarrmill": mark}, documents)
+
+
+class _StoppedError(Exception):
+    """Another worker failed; this one gave up."""
+
+
+def _outputs(stripe: NDArray[Any], task: RasterTask) -> list[NDArray[Any]]:
+    factors = [factor for factor, _ in task.outputs if factor > 1]
+    levels = dict(zip(factors, average_levels(stripe, factors), strict=True)) if factors else {}
+    return [stripe if factor == 1 else levels[factor] for factor, _ in task.outputs]
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return dumps(cv.strict(document)).encode()
+
+
+def _receipt(
+    product: Product,
+    recipe: Recipe,
+    path: Path,
+    meter: Meter,
+    *,
+    findings: tuple[Finding, ...],
+    n_bytes_source: int,
+    adopted: bool,
+) -> ConvertReceipt:
+    """Read the sealed store back, object by object, and compare it with the digest that its root holds.
+
+    Raises: StoreError: they differ, or the root is not one of ours.
+    """
+    import json
+
+    files = {item.relative_to(path).as_posix(): item for item in sorted(path.rglob("*")) if item.is_file()}
+    objects = [(key, file.stat().st_size, sha256_of(file)) for key, file in files.items()]
+    stated = None
+    with suppress(ValueError, KeyError, TypeError):
+        stated = json.loads((path / "zarr.json").read_text())["attributes"]["zarrmill"]["tree_sha256"]
+    digest = tree_digest(objects)
+    if stated != digest:
+        raise StoreError(
+            f"{path}: objects give digest {digest[:12]}, the sealed root holds {str(stated)[:12]}; "
+            "move this store away, then run again",
+            kind="damaged" if adopted else "lost",
+        )
+    meter.step("read-back")
+    return ConvertReceipt(
+        product=product,
+        store=str(path),
+        recipe_digest=recipe.pixels.digest(),
+        tree_sha256=digest,
+        root_sha256=next(sha for key, _, sha in objects if key == "zarr.json"),
+        n_objects=len(objects),
+        n_bytes=sum(size for _, size, _ in objects),
+        n_bytes_source=n_bytes_source,
+        findings=findings,
+        adopted=adopted,
+        measured=meter.measured(),
+    )
