@@ -105,6 +105,10 @@ class Item(_Model):
     """Stored values shown as black and white in thumbnail and renders (1000 to 4000 is reflectance 0 to 0.3)."""
     license: str = "other"
     """SPDX identifier of the data's licence, or ``other``."""
+    license_href: str = Field(
+        "https://sentinel.esa.int/documents/247904/690755/Sentinel_Data_Legal_Notice", pattern=r"^https?://\S+$"
+    )
+    """Address of the licence text, linked from items and collections."""
 
 
 class Recipe(_Model):
@@ -190,6 +194,10 @@ class Settings(_Model):
     """Recipe files; each product type is served by exactly one."""
     public_root: str | None = None
     """Public address of ``store_root`` used in items (e.g. ``https://data.example.org/geozarr``); null writes relative links."""
+    public_state: str | None = Field(None, pattern=r"^https?://\S+$")
+    """Public address of ``state_root``; gives items, collections and the catalogue absolute self links, null gives them none."""
+    schema_cache: str | None = None
+    """Folder of STAC extension schemas with an ``index.json`` (address to file); null checks items against the core schema only."""
     threads: int = Field(2, ge=1, le=64)
     """Threads of one conversion or validation."""
 
@@ -219,7 +227,7 @@ def load_recipes(settings: Settings) -> dict[str, Recipe]:
     """
     by_type: dict[str, Recipe] = {}
     for name in settings.recipes:
-        recipe = _validated(Recipe, _read_yaml(Path(name)), name)
+        recipe = load_recipe(Path(name))
         for product_type in recipe.product_types:
             if product_type in by_type:
                 other = by_type[product_type].name
@@ -229,6 +237,14 @@ def load_recipes(settings: Settings) -> dict[str, Recipe]:
                 )
             by_type[product_type] = recipe
     return by_type
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read one recipe file.
+
+    Raises: ConfigError: the file is missing, is not YAML, or a key or value is not allowed (the key is named).
+    """
+    return _validated(Recipe, _read_yaml(path), str(path))
 
 
 def product_digest(recipe: Recipe, source_fingerprint: str) -> str:

@@ -15,7 +15,10 @@ Every error carries a stable ``code`` such as ``ZM-SRC-MISSING``, built from the
 line for each, from which ``docs/reference/errors.md`` is generated.
 """
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from zarrmill.model import Finding
 
 EXIT_OK = 0
 EXIT_CONFIG = 2
@@ -144,6 +147,10 @@ class ConformanceError(ZarrmillError):
         "store": "Validation gave FAIL. The findings say where; the item is not made.",
         "item": "The STAC item breaks its schemas. The message names the field.",
     }
+
+    def __init__(self, message: str, *, kind: str, findings: "tuple[Finding, ...]" = ()) -> None:
+        super().__init__(message, kind=kind)
+        self.findings = findings
 
     @property
     def failure_class(self) -> str:

@@ -88,6 +88,9 @@ class Objects:
 
         Raises: as ``get``.
         """
+        if self.local is not None:
+            with _translated(f"{self.href}/{key}"):
+                return (self.local / key).stat().st_size
         import obstore
 
         with _translated(f"{self.href}/{key}"):

@@ -69,8 +69,13 @@ def write_error(error: OSError, place: str) -> CapacityError | StoreError:
 
 def write_record(record: object, path: Path) -> None:
     """Write a record of one of the types in ``SCHEMAS`` to ``path``."""
+    write_text(path, record_text(record))
+
+
+def record_text(record: object) -> str:
+    """Return the file form of a record of one of the types in ``SCHEMAS``."""
     body = TypeAdapter(type(record)).dump_python(record, mode="json")
-    write_text(path, dumps({"schema": SCHEMAS[type(record)], **body}))
+    return dumps({"schema": SCHEMAS[type(record)], **body})
 
 
 def read_record[R](kind: type[R], path: Path) -> R:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,20 +51,30 @@ class StoreWriter:
         self.journal = path.with_name(f"{path.name}.journal")
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the store for this process alone; a killed process lets go by itself.
+    def locked(self, wait_s: float = 600.0) -> Iterator[None]:
+        """Hold the store for this process alone; a killed process lets go by itself, one that outlived its driver is waited for.
 
-        Raises: StoreError: another process writes this store, or the place cannot be written.
+        Raises: StoreError: another process still writes this store after ``wait_s``, or the place cannot be written.
         """
-        with _translated(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle = self.journal.open("a")
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StoreError(f"{self.path}: another process is writing this store; let it finish", kind="denied") from None
-            yield
+        deadline = time.monotonic() + wait_s
+        while True:
+            with _translated(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                handle = self.journal.open("a")
+            with handle:
+                if _try_lock(handle) and self._is_current(handle):
+                    yield
+                    return
+            if time.monotonic() > deadline:
+                raise StoreError(f"{self.path}: another process is writing this store; let it finish", kind="denied")
+            time.sleep(0.2)
+
+    def _is_current(self, handle: IO[str]) -> bool:
+        """Return whether the locked file still has the journal's name: who held it before may have removed it."""
+        try:
+            return os.fstat(handle.fileno()).st_ino == self.journal.stat().st_ino
+        except FileNotFoundError:
+            return False
 
     def finished(self) -> dict[str, tuple[Written, ...]]:
         """Return what the journal proves: source path to its objects, each on disk with the journalled size and sha256."""
@@ -103,7 +114,7 @@ class StoreWriter:
                     path = Path(folder, name)
                     if path.relative_to(self.path).as_posix() not in kept:
                         path.unlink()
-                if not any(os.scandir(folder)):
+                if not os.listdir(folder):
                     os.rmdir(folder)
 
     def seal(self, root: bytes) -> Written:
@@ -296,6 +307,14 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 of a file, read in pieces."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _try_lock(handle: IO[str]) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

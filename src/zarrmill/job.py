@@ -1,0 +1,150 @@
+"""What every product job shares: its record, recipe and log, and a failure record when it fails."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from zarrmill.config import Recipe, Settings, load_recipes, parse_settings, product_digest
+from zarrmill.errors import EXIT_FAILED, ConfigError, ConformanceError, ZarrmillError
+from zarrmill.io.measure import Meter
+from zarrmill.io.progress import progress_of
+from zarrmill.io.record import read_record, write_record
+from zarrmill.io.state import State
+from zarrmill.model import FailureRecord, Finding, PlanRecord, Product, ValidationReport, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One stage at work on one product."""
+
+    settings: Settings
+    state: State
+    record: PlanRecord
+    recipe: Recipe
+    attempt: int
+    tick: Callable[[int, int], None]
+    """Told decoded bytes done and in all."""
+
+    @property
+    def product(self) -> Product:
+        """The manifest row."""
+        return self.record.product
+
+
+@contextmanager
+def product_job(stage: str, *, plan: str, config: Mapping[str, Any], log: str) -> Iterator[Job]:
+    """Prepare one stage for one product, log what happens, and leave a failure record when it fails.
+
+    Args: plan: path of the product's plan record; config: the run's configuration; log: path of the job's log.
+    Raises: SystemExit: the stage failed; the code is the error's, the reason is on stderr, in the log and in the record.
+    """
+    meter = Meter()
+    settings = parse_settings(config)
+    state = State(settings.run_root)
+    record = read_record(PlanRecord, Path(plan))
+    product = record.product
+    attempt = len(state.failures_of(product)) + 1
+    with _logging_to(Path(log)):
+        structlog.contextvars.bind_contextvars(run=settings.run, product=product.name, stage=stage, attempt=attempt)
+        logger = structlog.get_logger()
+        logger.info("started")
+        try:
+            recipe = _planned_recipe(settings, product)
+            with progress_of(state, product, stage) as tick:
+                yield Job(settings, state, record, recipe, attempt, tick)
+            logger.info("finished", wall_s=meter.measured().wall_s)
+        except Exception as error:
+            _record_failure(error, stage, settings, state, product, log, meter, attempt)
+            code = error.exit_code if isinstance(error, ZarrmillError) else EXIT_FAILED
+            if isinstance(error, ZarrmillError):
+                logger.error("failed", code=error.code, message=error.message)
+            else:
+                logger.exception("failed with an error that zarrmill does not know")
+            print(f"{stage} {product.product_id}: {error}", file=sys.stderr)  # noqa: T201 - shown by Snakemake
+            raise SystemExit(code) from error
+
+
+def check_accepted(report: ValidationReport, recipe: Recipe, product: Product) -> None:
+    """Let a report pass that the recipe accepts.
+
+    Raises: ConformanceError: the verdict is below the recipe's; carries the findings.
+    """
+    accepted = {Verdict.PASS} if recipe.validation.accept == "PASS" else {Verdict.PASS, Verdict.WARN}
+    if report.verdict in accepted:
+        return
+    first = "; ".join(f"{f.code} {f.path}: {f.message}" for f in report.findings[:3])
+    more = f" and {len(report.findings) - 3} more" if len(report.findings) > 3 else ""
+    raise ConformanceError(
+        f"{product.product_id}: {report.store}: verdict {report.verdict}, the recipe accepts {recipe.validation.accept}; {first}{more}",
+        kind="store",
+        findings=report.findings,
+    )
+
+
+def _planned_recipe(settings: Settings, product: Product) -> Recipe:
+    recipe = load_recipes(settings).get(product.product_type)
+    if recipe is None:
+        raise ConfigError(f"{product.product_id}: no recipe serves product type {product.product_type}", kind="recipe")
+    digest = product_digest(recipe, product.source_fingerprint)
+    if digest != product.digest:
+        raise ConfigError(
+            f"{product.product_id}: planned with digest {product.digest}, recipe {recipe.name} now gives {digest}; plan again",
+            kind="manifest",
+        )
+    return recipe
+
+
+def _record_failure(
+    error: Exception, stage: str, settings: Settings, state: State, product: Product, log: str, meter: Meter, attempt: int
+) -> None:
+    findings: tuple[Finding, ...] = error.findings if isinstance(error, ConformanceError) else ()
+    failure_class = error.failure_class if isinstance(error, ZarrmillError) else "unknown"
+    record = FailureRecord(
+        run=settings.run,
+        stage=stage,
+        product=product,
+        failure_class=failure_class,
+        code=error.code if isinstance(error, ZarrmillError) else "ZM-UNKNOWN",
+        message=error.message if isinstance(error, ZarrmillError) else f"{type(error).__name__}: {error}",
+        when=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        log=log,
+        findings=findings,
+        measured=meter.measured(),
+    )
+    try:
+        write_record(record, state.failure(failure_class, product, stage))
+    except ZarrmillError as second:
+        structlog.get_logger().error("failure record not written", code=second.code, message=second.message)
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """Write events as JSON lines to ``path``, the warnings of libraries among them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        structlog.configure(
+            processors=[
+                structlog.contextvars.merge_contextvars,
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                structlog.processors.format_exc_info,
+                structlog.processors.JSONRenderer(sort_keys=True),
+            ],
+            logger_factory=structlog.WriteLoggerFactory(file=stream),
+        )
+        logging.captureWarnings(True)
+        handler = logging.StreamHandler(stream)
+        logging.getLogger().addHandler(handler)
+        try:
+            yield
+        finally:
+            logging.getLogger().removeHandler(handler)
+            structlog.contextvars.clear_contextvars()
+            structlog.reset_defaults()

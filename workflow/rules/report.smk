@@ -1,0 +1,26 @@
+# The report of the run. It is written at the end of every run, also of a failed one (see onerror in common.smk).
+
+
+rule report:
+    input:
+        receipts=targets("convert"),
+        reports=targets("validate"),
+        items=targets("stac"),
+        catalog=STATE.catalog / "catalog.json",
+    output:
+        report=report(STATE.report, category="run", caption="../report/run.rst"),
+        summary=STATE.summary,
+    log:
+        text=f"{ROOT}/logs/report.log",
+    benchmark:
+        f"{ROOT}/benchmarks/report.tsv"
+    conda:
+        CONDA
+    threads: 1
+    resources:
+        mem_mb=1000,
+        disk_mb=100,
+    message:
+        "report: the run"
+    script:
+        "../scripts/report.py"

@@ -1,0 +1,23 @@
+"""Entry point of the rule ``convert``."""
+
+from pathlib import Path
+from typing import Any
+
+from zarrmill.io.record import write_record
+from zarrmill.job import product_job
+
+snakemake: Any
+
+if __name__ == "__main__" and "snakemake" in globals():
+    with product_job("convert", plan=snakemake.input.plan, config=snakemake.config, log=snakemake.log.text) as job:
+        from zarrmill.stages.convert import convert
+
+        receipt = convert(
+            job.product,
+            recipe=job.recipe,
+            store_root=job.settings.store_root,
+            threads=snakemake.threads,
+            attempt=job.attempt,
+            on_progress=job.tick,
+        )
+        write_record(receipt, Path(snakemake.output.receipt))

@@ -1,0 +1,26 @@
+"""Entry point of the rule ``validate``."""
+
+from pathlib import Path
+from typing import Any
+
+from zarrmill.io.record import read_record, write_record
+from zarrmill.job import check_accepted, product_job
+from zarrmill.model import ConvertReceipt
+
+snakemake: Any
+
+if __name__ == "__main__" and "snakemake" in globals():
+    with product_job("validate", plan=snakemake.input.plan, config=snakemake.config, log=snakemake.log.text) as job:
+        from zarrmill.stages.validate import validate
+
+        receipt = read_record(ConvertReceipt, Path(snakemake.input.receipt))
+        report = validate(
+            receipt.store,
+            source=job.product.href,
+            recipe=job.recipe,
+            product=job.product,
+            threads=snakemake.threads,
+            on_progress=job.tick,
+        )
+        check_accepted(report, job.recipe, job.product)
+        write_record(report, Path(snakemake.output.report))
