@@ -44,9 +44,9 @@ run: setup  ## Run the planned manifest; run again to resume
 
 demo: setup  ## Set up, convert real pixels end to end, end with the report's path
 	@$(BIN)/zarrmill sample $(SAMPLE)
-	@$(BIN)/snakemake --profile $(PROFILE) --quiet all -- plan
+	@$(BIN)/snakemake plan --profile $(PROFILE) --quiet all
 	@$(BIN)/snakemake --profile $(PROFILE)
-	@$(BIN)/zarrmill hint
+	@$(BIN)/zarrmill summary
 
 check: setup  ## Format, lint, types, architecture
 	$(BIN)/ruff format --check src tests workflow/scripts

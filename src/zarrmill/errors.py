@@ -15,10 +15,7 @@ Every error carries a stable ``code`` such as ``ZM-SRC-MISSING``, built from the
 line for each, from which ``docs/reference/errors.md`` is generated.
 """
 
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from zarrmill.model import Finding
+from typing import Any, ClassVar
 
 EXIT_OK = 0
 EXIT_CONFIG = 2
@@ -100,6 +97,7 @@ class SourceError(ZarrmillError):
         "timeout": "The host did not answer in time. It is tried again; then replay.",
         "denied": "The host refused access. Check credentials and rights.",
         "id": "The product id cannot be used as a name. It is left out of the manifest.",
+        "item": "The catalogue entry lacks or garbles something that is needed. Report it to the provider.",
         "duplicate": "Two catalogue entries have the same id and different sources. Both are left out.",
     }
 
@@ -148,9 +146,10 @@ class ConformanceError(ZarrmillError):
         "item": "The STAC item breaks its schemas. The message names the field.",
     }
 
-    def __init__(self, message: str, *, kind: str, findings: "tuple[Finding, ...]" = ()) -> None:
+    def __init__(self, message: str, *, kind: str, findings: tuple[Any, ...] = ()) -> None:
         super().__init__(message, kind=kind)
         self.findings = findings
+        """The findings (``zarrmill.model.Finding``) that made the verdict."""
 
     @property
     def failure_class(self) -> str:

@@ -79,9 +79,9 @@ onerror:
 def write_report():
     """Write the report of the run, also after failures."""
     if MANIFEST is not None:
-        from zarrmill.stages.report import report
+        from zarrmill.stages import report as stage
 
-        report(SETTINGS)
+        stage.report(SETTINGS)
 
 
 localrules:

@@ -1,12 +1,10 @@
 # Which products, why, with what recipe; writes the manifest that everything else is built from.
-# No declared output: the plan of before stays until the new one is complete, and asking for a plan always makes one.
+# No declared output or benchmark: the plan of before stays until the new one is complete, and asking for a plan always makes one.
 
 
 rule plan:
     log:
         text=f"{ROOT}/logs/plan.log",
-    benchmark:
-        f"{ROOT}/benchmarks/plan.tsv"
     conda:
         CONDA
     threads: 1

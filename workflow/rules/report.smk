@@ -5,7 +5,7 @@ rule report:
     input:
         receipts=targets("convert"),
         reports=targets("validate"),
-        items=targets("stac"),
+        stac_items=targets("stac"),
         catalog=STATE.catalog / "catalog.json",
     output:
         report=report(STATE.report, category="run", caption="../report/run.rst"),

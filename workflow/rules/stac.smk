@@ -28,7 +28,7 @@ rule stac:
 
 rule stac_catalog:
     input:
-        items=targets("stac"),
+        stac_items=targets("stac"),
     output:
         catalog=STATE.catalog / "catalog.json",
     log:

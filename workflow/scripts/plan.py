@@ -5,8 +5,10 @@ from typing import Any
 
 from zarrmill.cli import run_plan
 from zarrmill.config import parse_settings
+from zarrmill.errors import EXIT_NOTHING, EXIT_OK
 
 snakemake: Any
 
 if __name__ == "__main__" and "snakemake" in globals():
-    sys.exit(run_plan(parse_settings(snakemake.config)))
+    code = run_plan(parse_settings(snakemake.config))
+    sys.exit(EXIT_OK if code == EXIT_NOTHING else code)

@@ -74,7 +74,7 @@ def write_record(record: object, path: Path) -> None:
 
 def record_text(record: object) -> str:
     """Return the file form of a record of one of the types in ``SCHEMAS``."""
-    body = TypeAdapter(type(record)).dump_python(record, mode="json")
+    body = _adapter(type(record)).dump_python(record, mode="json")
     return dumps({"schema": SCHEMAS[type(record)], **body})
 
 
@@ -88,8 +88,18 @@ def read_record[R](kind: type[R], path: Path) -> R:
         schema = body.pop("schema", None)
         if schema != SCHEMAS[kind]:
             raise ConfigError(f"{path}: schema {schema!r}, expected {SCHEMAS[kind]!r}", kind="manifest")
-        return TypeAdapter(kind).validate_python(body)
+        return _adapter(kind).validate_python(body)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such record", kind="manifest") from None
     except (json.JSONDecodeError, UnicodeDecodeError, ValidationError, AttributeError) as error:
         raise ConfigError(f"{path}: not a {SCHEMAS[kind]} record: {error}", kind="manifest") from error
+
+
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}
+
+
+def _adapter[R](kind: type[R]) -> TypeAdapter[R]:
+    """Return the adapter of a record type; building one costs more than writing a record with it."""
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]

@@ -1,0 +1,194 @@
+"""What Snakemake's events say about jobs, and what the run's state says about products."""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zarrmill.io.progress import ProgressSnapshot
+    from zarrmill.model import FailureRecord, Product
+
+TARGET = re.compile(
+    r"^(?P<root>.*?)/(?P<collection>[^/\s]+)/(?P<day>\d{8})/(?P<stage>convert|validate|stac)/(?P<product>[^/\s]+)\.json\b"
+)
+"""A target of one product, see ``zarrmill.io.state``; Snakemake may add words such as ``(send to storage)``."""
+RUN_FILE = re.compile(r"^(?P<root>.*[^/])/(?:manifest\.csv|plan\.json|plan\.html|summary\.json|report/index\.html)(?:\s|$)")
+"""A target of the whole run."""
+PRODUCT_STAGES = ("convert", "validate", "stac")
+LAST_STAGE = PRODUCT_STAGES[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job as its event told it."""
+
+    job_id: int
+    rule: str
+    outputs: tuple[str, ...]
+    log: str
+    """First log file; empty without one."""
+    reason: str
+    started: float
+    """Seconds since the epoch."""
+    target: Mapping[str, str] | None = None
+    """Parts of the target by the names in ``TARGET``; None for a job that is not about one product."""
+    root: str = ""
+    """Folder of the run's state, or the same in object storage; empty when no output says."""
+
+    @property
+    def name(self) -> str:
+        """Product, or the rule's name."""
+        return self.target["product"] if self.target else self.rule
+
+    @property
+    def stage(self) -> str:
+        """Stage of a product, or the rule's name."""
+        return self.target["stage"] if self.target else self.rule
+
+
+def job_of(event: Mapping[str, Any], when: float) -> Job:  # attributes of a log record: Snakemake declares no types for them
+    """Return the job of a JOB_INFO or JOB_ERROR event that was logged at ``when``, seconds since the epoch."""
+    outputs = tuple(str(output) for output in event.get("output") or ())
+    target = next((match.groupdict() for output in outputs if (match := TARGET.match(output))), None)
+    roots = (match["root"] for output in outputs if (match := RUN_FILE.match(output)))
+    logs = [str(log).partition(" (")[0] for log in event.get("log") or ()]
+    return Job(
+        job_id=int(event.get("jobid", -1)),
+        rule=str(event.get("rule_name", "")),
+        outputs=outputs,
+        log=logs[0] if logs else "",
+        reason=str(event.get("reason") or ""),
+        started=when,
+        target=target,
+        root=target["root"] if target else next(roots, ""),
+    )
+
+
+@dataclass
+class Run:
+    """Everything that was heard so far. Knows products from the run's folder when it is on this machine, else from events."""
+
+    since: float = 0.0
+    """When the first job was started, seconds since the epoch."""
+    command: str = ""
+    stats: dict[str, int] = field(default_factory=dict)
+    """Jobs to do by rule, as told at the start."""
+    root: Path | None = None
+    """Folder of the run's state."""
+    jobs: dict[int, Job] = field(default_factory=dict)
+    running: dict[int, Job] = field(default_factory=dict)
+    steps: tuple[int, int] = (0, 0)
+    """Jobs done and jobs in all."""
+    finished: list[float] = field(default_factory=list)
+    """When each product's last stage ended in this session."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Product to failure class, for products whose last attempt failed in this session."""
+    _products: "tuple[Product, ...] | None" = None
+
+    def begin(self, job: Job) -> None:
+        """A job was started."""
+        self.jobs[job.job_id] = self.running[job.job_id] = job
+        self.failed.pop(job.name, None)
+        if job.root and self.root is None:
+            self.root = Path(job.root)
+
+    def end(self, job_id: int, when: float) -> Job | None:
+        """A job ended well."""
+        job = self.running.pop(job_id, None)
+        if job is not None and job.target:
+            self.failed.pop(job.name, None)
+            if job.stage == LAST_STAGE:
+                self.finished.append(when)
+        return job
+
+    def fail(self, job: Job, failure_class: str) -> None:
+        """A job failed."""
+        self.running.pop(job.job_id, None)
+        if job.target:
+            self.failed[job.name] = failure_class
+
+    def failure_record(self, job: Job) -> "FailureRecord | None":
+        """Return the newest failure record that this job left, or None."""
+        from zarrmill.errors import ConfigError
+        from zarrmill.io.record import read_record
+        from zarrmill.model import FailureRecord
+
+        if job.target is None:
+            return None
+        part = job.target
+        folder = Path(part["root"]) / "failed"
+        paths = folder.glob(f"*/{part['collection']}/{part['day']}/{part['product']}/{part['stage']}-*.json")
+        try:
+            newest = max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
+            # A record from before this job does not explain it.
+            if newest is None or newest.stat().st_mtime < job.started - 1:
+                return None
+            return read_record(FailureRecord, newest)
+        except (OSError, ConfigError):
+            return None
+
+    def snapshot(self) -> "ProgressSnapshot | None":
+        """Return where the run stands; None when this session builds no products."""
+        from zarrmill.io.progress import collect_progress
+        from zarrmill.io.state import State
+
+        products = self._manifest()
+        if products:
+            assert self.root is not None
+            return collect_progress(State(self.root), products, self.since)
+        return self._from_events()
+
+    def _manifest(self) -> "tuple[Product, ...]":
+        """Products of the manifest, when the run's state is on this machine."""
+        if self._products is None and self.root is not None:
+            from zarrmill.errors import ConfigError
+            from zarrmill.io.manifest import read_manifest
+
+            try:
+                self._products = tuple(read_manifest(self.root / "manifest.csv"))
+            except (ConfigError, OSError):
+                # The state is elsewhere (object storage): events have to do.
+                self._products = ()
+        return self._products or ()
+
+    def _from_events(self) -> "ProgressSnapshot | None":
+        from zarrmill.io.progress import Heartbeat, ProgressSnapshot
+
+        total = max((self.stats.get(stage, 0) for stage in PRODUCT_STAGES), default=0)
+        if not total:
+            return None
+        now = time.time()
+        beats = [Heartbeat(job.stage, job.name, 0, 0, job.started, now, 0, "") for job in self.running.values() if job.target]
+        return ProgressSnapshot(
+            total=total,
+            ok=len(self.finished),
+            failed=dict(Counter(self.failed.values()).most_common()),
+            running=tuple(sorted(beats, key=lambda beat: (beat.started, beat.product))),
+            finished=tuple(self.finished),
+            since=self.since,
+        )
+
+
+def last_lines(path: str, n: int = 5) -> list[str]:
+    """Return the last lines of a log that are not empty; none when it cannot be read."""
+    try:
+        with Path(path).open("rb") as stream:
+            stream.seek(0, 2)
+            stream.seek(max(0, stream.tell() - 8192))
+            text = stream.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line for line in text.splitlines() if line.strip()][-n:]
+
+
+def todo(jobs: Iterable[Job]) -> dict[str, list[Job]]:
+    """Return jobs by product, for a dry run."""
+    by_product: dict[str, list[Job]] = {}
+    for job in jobs:
+        if job.target:
+            by_product.setdefault(job.name, []).append(job)
+    return by_product

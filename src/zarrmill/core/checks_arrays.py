@@ -1,0 +1,246 @@
+"""Checks of single arrays: dimensions, chunks, codecs, fill values and attributes, alone and against the source."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from zarrmill.config import Pixels, Validation
+from zarrmill.core.checks import Checks
+from zarrmill.core.checks_tree import ArrayMeta, Node, StoreTree
+from zarrmill.model import Json
+
+CODECS = frozenset({"bytes", "blosc", "zstd", "gzip", "crc32c", "sharding_indexed", "transpose", "vlen-utf8"})
+"""Codecs that zarr-python, GDAL, zarrita and OpenLayers all have."""
+STALE = frozenset({"_ARRAY_DIMENSIONS", "_eopf_attrs", "dtype", "fill_value", "valid_min", "valid_max"})
+PROJ_KEYS = frozenset({"proj:code", "proj:wkt2", "proj:projjson"})
+SMALL_CHUNK_BYTES = 500_000
+SCL = "conditions/mask/l2a_classification/"
+_LEVEL = re.compile(r"r(\d+)m$")
+
+
+@dataclass(frozen=True, slots=True)
+class GivenArray:
+    """What the source says about one of its arrays."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """Name of the dtype in native byte order; ``string`` for text of any width."""
+    attributes: Mapping[str, Json]
+    chunks: tuple[int, ...]
+    dims: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GivenTree:
+    """Every array of a source product."""
+
+    arrays: Mapping[str, GivenArray]
+    """Path to array."""
+    attributes: Mapping[str, Json]
+    """Attributes of the root group."""
+
+    def finest(self, group: str, band: str) -> str | None:
+        """Path of the array ``band`` in the subgroup of ``group`` where it has most pixels; None when no subgroup has it."""
+        return self._finest.get((group, band))
+
+    @cached_property
+    def _finest(self) -> dict[tuple[str, str], str]:
+        finest: dict[tuple[str, str], str] = {}
+        for path, array in sorted(self.arrays.items()):
+            level, _, band = path.rpartition("/")
+            place = (level.rpartition("/")[0], band)
+            if len(array.shape) < 2:
+                continue
+            if place not in finest or array.shape[-1] > self.arrays[finest[place]].shape[-1]:
+                finest[place] = path
+        return finest
+
+    def origin(self, path: str) -> str | None:
+        """Path of the source array whose values and attributes the store array at ``path`` takes; None when there is none."""
+        if path in self.arrays:
+            return path
+        level, _, band = path.rpartition("/")
+        return self.finest(level.rpartition("/")[0], band)
+
+
+def level_m(path: str) -> int | None:
+    """Pixel size in a group name such as ``r10m``, or None."""
+    found = _LEVEL.search(path)
+    return int(found.group(1)) if found else None
+
+
+def is_grid_mapping(node: Node) -> bool:
+    """Whether an array is a CF grid mapping: a scalar whose attributes are all that it says."""
+    return node.array is not None and not node.array.shape and "grid_mapping_name" in node.attributes
+
+
+def check_arrays(tree: StoreTree, source: GivenTree | None, checks: Checks, limits: Validation) -> None:
+    """Check every array of the store, and against the source what does not need pixels."""
+    levels = _level_groups(tree)
+    small = [path for path, array in tree.arrays.items() if _has_small_chunks(array)]
+    text = f"{len(small)} arrays have chunks under {SMALL_CHUNK_BYTES} bytes decoded"
+    checks.expect(not small, "arrays.small_chunk", small[0] if small else "", text)
+    for path, array in tree.arrays.items():
+        node = tree.nodes[path]
+        _check_dimensions(tree, node, array, checks)
+        _check_codecs(node, array, checks)
+        _check_chunks(node, array, checks, limits)
+        reflectance = node.parent in levels and len(array.shape) >= 2
+        _check_fill(node, array, checks, reflectance)
+        _check_stale(node, checks)
+        _check_flags(node, checks, source)
+        if source is not None:
+            _check_against_source(node, array, source, checks)
+        elif reflectance and tree.ours:
+            found = [node.attributes.get(key) for key in ("scale_factor", "add_offset")]
+            ok = all(isinstance(value, int | float) for value in found)
+            checks.expect(ok, "arrays.scale", path, f"scale_factor and add_offset are {found}, expected two numbers")
+
+
+def check_complete(tree: StoreTree, source: GivenTree, checks: Checks, pixels: Pixels) -> None:
+    """Check that every array of the source is in the store, but for what the recipe leaves out."""
+    groups = {node.path for node in tree.multiscales}
+    for path in source.arrays:
+        parts = path.split("/")
+        if path not in tree.arrays and _left_out(path, parts, groups, pixels):
+            continue
+        checks.expect(path in tree.arrays, "arrays.missing", path, "array of the source is not in the store")
+
+
+def _left_out(path: str, parts: list[str], groups: set[str], pixels: Pixels) -> bool:
+    if not pixels.quicklook and any(part.endswith("_quicklook") for part in parts[:-1]):
+        return True
+    parent = "/".join(parts[:-1])
+    size_m = level_m(parent)
+    in_multiscales = parent.rpartition("/")[0] in groups | {"measurements/reflectance"}
+    return in_multiscales and size_m is not None and size_m not in pixels.levels_m
+
+
+def _level_groups(tree: StoreTree) -> set[str]:
+    groups: set[str] = set()
+    for node in tree.multiscales:
+        layout = node.attributes["multiscales"].get("layout")
+        for entry in layout if isinstance(layout, list) else []:
+            if isinstance(entry, dict):
+                groups.add(f"{node.path}/{entry.get('asset')}".lstrip("/"))
+    return groups
+
+
+def _check_dimensions(tree: StoreTree, node: Node, array: ArrayMeta, checks: Checks) -> None:
+    found = node.document.get("dimension_names")
+    text = f"dimension_names {found!r} for shape {array.shape}"
+    if not array.shape and found is None:
+        return
+    if not checks.expect(array.dims is not None, "arrays.dimension_names", node.path, text) or len(array.shape) < 2:
+        return
+    assert array.dims is not None
+    wanted = ("y", "x")
+    parent = tree.nodes.get(node.parent)
+    named = (parent.attributes if parent else {}).get("spatial:dimensions")
+    if isinstance(named, list) and len(named) == 2:
+        wanted = (str(named[0]), str(named[1]))
+    if set(wanted) & set(array.dims):
+        text = f"dimensions {array.dims}, expected the last two to be {wanted}"
+        checks.expect(array.dims[-2:] == wanted, "arrays.dimension_order", node.path, text)
+
+
+def _check_codecs(node: Node, array: ArrayMeta, checks: Checks) -> None:
+    names = [codec["name"] for codec in array.codecs]
+    bad = sorted(set(names) - CODECS)
+    checks.expect(not bad, "arrays.codec", node.path, f"codecs {bad}, expected only {sorted(CODECS)}")
+    for codec in array.codecs:
+        if codec["name"] == "blosc" and array.item_bytes:
+            found = codec["configuration"].get("typesize")
+            text = f"blosc typesize {found}, items of {array.data_type} have {array.item_bytes} bytes"
+            checks.expect(found == array.item_bytes, "arrays.typesize", node.path, text)
+
+
+def _check_chunks(node: Node, array: ArrayMeta, checks: Checks, limits: Validation) -> None:
+    if array.sharded:
+        ok = all(o % i == 0 for o, i in zip(array.outer, array.inner, strict=True))
+        text = f"shard {array.outer} is no multiple of chunk {array.inner}"
+        checks.expect(ok, "arrays.shard_divisible", node.path, text)
+        shard_mb = math.prod(array.outer) * array.item_bytes / 1e6
+        text = f"a shard has {shard_mb:.1f} MB decoded, the recipe allows {limits.max_shard_mb}"
+        checks.expect(shard_mb <= limits.max_shard_mb, "arrays.shard_size", node.path, text)
+    n_bytes = math.prod(array.inner) * array.item_bytes
+    text = f"a chunk has {n_bytes / 1e6:.1f} MB decoded, the recipe allows {limits.max_chunk_mb}"
+    checks.expect(n_bytes <= limits.max_chunk_mb * 1e6, "arrays.chunk_size", node.path, text)
+
+
+def _has_small_chunks(array: ArrayMeta) -> bool:
+    is_cut = any(c < s for c, s in zip(array.inner, array.shape, strict=True))
+    return is_cut and 0 < math.prod(array.inner) * array.item_bytes < SMALL_CHUNK_BYTES
+
+
+def _check_fill(node: Node, array: ArrayMeta, checks: Checks, reflectance: bool) -> None:
+    given = node.attributes.get("_FillValue")
+    fill = node.document.get("fill_value")
+    if array.data_type.startswith("float"):
+        text = f"_FillValue {given!r} on a {array.data_type} array, expected none"
+        checks.expect("_FillValue" not in node.attributes, "arrays.float_fill_value", node.path, text)
+        return
+    is_class = "flag_values" in node.attributes
+    if reflectance and checks.ours and not is_class:
+        text = f"_FillValue {given!r} and fill_value {fill!r}, expected 0 for both"
+        checks.expect(_number(given) and given == fill == 0, "arrays.fill_value", node.path, text)
+    elif "_FillValue" in node.attributes:
+        text = f"_FillValue {given!r}, expected the number {fill!r}" + (" or none on class values" if is_class else "")
+        ok = _number(given) and given == fill and not (is_class and checks.ours)
+        checks.expect(ok, "arrays.fill_value", node.path, text)
+
+
+def _number(value: Json) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_stale(node: Node, checks: Checks) -> None:
+    keys = set(node.attributes)
+    stale = {key for key in keys & STALE if key not in ("valid_min", "valid_max") or checks.ours}
+    declared = "zarr_conventions" in keys
+    stale |= {key for key in keys if key.startswith("proj:") and not (declared and key in PROJ_KEYS)}
+    if node.attributes.get("units") == "digital_counts":
+        stale.add("units")
+    text = f"attributes {sorted(stale)} describe the source's encoding, expected none of them"
+    checks.expect(not stale, "arrays.stale_attribute", node.path, text)
+
+
+def _check_flags(node: Node, checks: Checks, source: GivenTree | None) -> None:
+    own = node.attributes
+    origin = source.arrays.get(source.origin(node.path) or "") if source else None
+    wanted = dict(origin.attributes) if origin else {}
+    is_scl = node.path.startswith(SCL) and node.name == "scl" and checks.ours
+    for key in ("flag_values", "flag_masks"):
+        if key not in own and key not in wanted and not (is_scl and key == "flag_values"):
+            continue
+        values, words = own.get(key), _words(own.get("flag_meanings"))
+        text = f"{key} {values!r} with {len(words)} flag_meanings"
+        ok = isinstance(values, list) and all(_number(v) for v in values) and len(values) == len(words)
+        if key in wanted:
+            text += f", the source has {wanted[key]!r}"
+            ok = ok and values == wanted[key] and words == _words(wanted.get("flag_meanings"))
+        checks.expect(ok, "arrays.flags", node.path, text)
+
+
+def _words(meanings: Json) -> list[str]:
+    return meanings.split() if isinstance(meanings, str) else [str(word) for word in meanings or ()]
+
+
+def _check_against_source(node: Node, array: ArrayMeta, source: GivenTree, checks: Checks) -> None:
+    origin = source.origin(node.path)
+    if origin is None or is_grid_mapping(node):
+        return
+    given = source.arrays[origin]
+    if origin == node.path:
+        text = f"shape {array.shape}, the source has {given.shape}"
+        checks.expect(array.shape == given.shape, "arrays.shape", node.path, text)
+    allowed = {given.dtype} | ({"float64"} if node.name in ("x", "y") else set())
+    text = f"dtype {array.data_type}, the source has {given.dtype}"
+    checks.expect(array.data_type in allowed, "arrays.dtype", node.path, text)
+    for key in ("scale_factor", "add_offset"):
+        if key in given.attributes or key in node.attributes:
+            found, wanted = node.attributes.get(key), given.attributes.get(key)
+            text = f"{key} {found!r}, the source has {wanted!r}"
+            checks.expect(found == wanted, "arrays.scale", node.path, text)

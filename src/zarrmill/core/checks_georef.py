@@ -1,0 +1,260 @@
+"""Checks of georeferencing: conventions, CF grid mapping, coordinates and source must all say the same."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zarrmill.core.checks import Checks
+from zarrmill.core.checks_arrays import GivenTree, level_m
+from zarrmill.core.checks_tree import Node, StoreTree
+from zarrmill.model import Json
+
+Transform = tuple[float, float, float, float, float, float]
+"""``a, b, c, d, e, f``: x = a*column + b*row + c, y = d*column + e*row + f; origin at the outer corner of pixel (0, 0)."""
+BBox = tuple[float, float, float, float]
+Vector = NDArray[Any]  # Any: coordinates have the dtype that the store gave them
+ReadVector = Callable[[str], "Vector | str"]
+"""Reads a whole array by its path; a string says why it cannot be decoded."""
+LEVEL_KEYS = ("dimensions", "transform", "shape", "bbox", "registration")
+_NEAR_DEGREES = 0.05
+
+
+def as_transform(value: Json) -> Transform | None:
+    """Return six finite numbers as a transform, or None."""
+    return _floats(value[:6]) if isinstance(value, list) and len(value) in (6, 9) else None  # type: ignore[return-value]
+
+
+def as_shape(value: Json) -> tuple[int, int] | None:
+    """Return two whole numbers from 1 as a shape ``(y, x)``, or None."""
+    if isinstance(value, list) and len(value) == 2 and all(type(v) is int and v > 0 for v in value):
+        return value[0], value[1]
+    return None
+
+
+def _floats(values: list[Json]) -> tuple[float, ...] | None:
+    numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
+    return tuple(numbers) if len(numbers) == len(values) else None
+
+
+def span(transform: Transform, shape: tuple[int, int]) -> BBox:
+    """Return ``xmin, ymin, xmax, ymax`` of the outer edges of a grid."""
+    a, b, c, d, e, f = transform
+    rows, columns = shape
+    xs = [c, c + a * columns, c + b * rows, c + a * columns + b * rows]
+    ys = [f, f + d * columns, f + e * rows, f + d * columns + e * rows]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def same_bbox(found: BBox, wanted: BBox, transform: Transform) -> bool:
+    """Return whether two boxes agree to a millionth of a pixel and the precision of float64."""
+    return all(abs(f - w) <= _tolerance(transform, w) for f, w in zip(found, wanted, strict=True))
+
+
+def same_transform(found: Transform, wanted: Transform) -> bool:
+    """Return whether two transforms agree to a millionth of a pixel and the precision of float64."""
+    return all(abs(f - w) <= _tolerance(wanted, w) for f, w in zip(found, wanted, strict=True))
+
+
+def _tolerance(transform: Transform, value: float) -> float:
+    return 1e-6 * max(abs(transform[0]), abs(transform[1])) + 1e-12 * abs(value)
+
+
+def check_georef(tree: StoreTree, source: GivenTree | None, read: ReadVector, checks: Checks) -> None:
+    """Check every group and array that has or needs georeferencing."""
+    wanted_epsg = _source_epsg(source) if source else None
+    for path, node in tree.nodes.items():
+        if node.array is not None:
+            _check_own_shape(node, checks)
+            continue
+        rasters = {name: raster for name, raster in tree.rasters_of(path).items() if _in_plane(raster)}
+        if tree.ours and rasters and level_m(path) is not None:
+            lacking = [k for k in LEVEL_KEYS if f"spatial:{k}" not in node.attributes]
+            lacking = [f"spatial:{k}" for k in lacking] + ([] if "proj:code" in node.attributes else ["proj:code"])
+            checks.expect(not lacking, "georef.missing", path, f"group with georeferenced arrays lacks {lacking}")
+        _check_bbox(node, checks)
+        if "spatial:transform" in node.attributes:
+            _check_group(tree, node, rasters, read, checks)
+            _check_source_transform(node, source, checks)
+        _check_epsg(node, tree, wanted_epsg, checks)
+    if tree.ours:
+        _check_root(tree, checks)
+
+
+def _in_plane(node: Node) -> bool:
+    return node.array is not None and node.array.dims is not None and set(node.array.dims[-2:]) == {"y", "x"}
+
+
+def _check_own_shape(node: Node, checks: Checks) -> None:
+    """Check an array that carries the spatial convention itself, as other writers do."""
+    shape = as_shape(node.attributes.get("spatial:shape"))
+    if shape and node.array:
+        found = node.array.shape[-2:]
+        checks.expect(found == shape, "georef.shape", node.path, f"shape {found}, its spatial:shape is {shape}")
+    _check_bbox(node, checks)
+
+
+def _check_bbox(node: Node, checks: Checks) -> None:
+    transform = as_transform(node.attributes.get("spatial:transform"))
+    shape = as_shape(node.attributes.get("spatial:shape"))
+    given = node.attributes.get("spatial:bbox")
+    if transform and shape and given is not None:
+        bbox = _floats(given) if isinstance(given, list) and len(given) == 4 else None
+        wanted = span(transform, shape)
+        ok = bbox is not None and same_bbox(bbox, wanted, transform)  # type: ignore[arg-type]
+        checks.expect(ok, "georef.bbox", node.path, f"spatial:bbox {given}, transform and shape span {list(wanted)}")
+
+
+def _check_group(tree: StoreTree, node: Node, rasters: Mapping[str, Node], read: ReadVector, checks: Checks) -> None:
+    transform = as_transform(node.attributes.get("spatial:transform"))
+    shape = as_shape(node.attributes.get("spatial:shape"))
+    for raster in rasters.values():
+        assert raster.array is not None
+        if shape:
+            found = raster.array.shape[-2:]
+            checks.expect(found == shape, "georef.shape", raster.path, f"shape {found}, spatial:shape of the group is {shape}")
+        _check_grid_mapping(tree, raster, transform, checks)
+    if transform and shape and rasters:
+        _check_coordinates(tree, node, transform, shape, read, checks)
+
+
+def _check_grid_mapping(tree: StoreTree, raster: Node, transform: Transform | None, checks: Checks) -> None:
+    name = raster.attributes.get("grid_mapping")
+    mapping = tree.arrays_of(raster.parent).get(name) if isinstance(name, str) else None
+    ok = mapping is not None and mapping.array is not None and mapping.array.shape == ()
+    text = f"grid_mapping {name!r}, expected the name of a scalar array in the same group"
+    if not checks.expect(ok, "georef.grid_mapping", raster.path, text):
+        return
+    assert mapping is not None
+    if transform is None:
+        return
+    given = mapping.attributes.get("GeoTransform")
+    wanted = [transform[2], transform[0], transform[1], transform[5], transform[3], transform[4]]
+    try:
+        numbers = [float(word) for word in given.split()] if isinstance(given, str) else []
+    except ValueError:
+        numbers = []
+    ok = len(numbers) == 6 and all(abs(f - w) <= _tolerance(transform, w) for f, w in zip(numbers, wanted, strict=True))
+    text = f"GeoTransform {given!r} of /{mapping.path}, spatial:transform gives {wanted}"
+    checks.expect(ok, "georef.geotransform", raster.path, text)
+
+
+def _check_coordinates(
+    tree: StoreTree, node: Node, transform: Transform, shape: tuple[int, int], read: ReadVector, checks: Checks
+) -> None:
+    """Compare y and x with the pixel centres of an unrotated transform."""
+    names = node.attributes.get("spatial:dimensions")
+    names = names if isinstance(names, list) and len(names) == 2 else ["y", "x"]
+    for name, size, origin, step in zip(names, shape, (transform[5], transform[2]), (transform[4], transform[0]), strict=True):
+        vector = tree.arrays_of(node.path).get(name)
+        path = f"{node.path}/{name}".lstrip("/")
+        array = vector.array if vector else None
+        found = f"{array.data_type} {array.shape}" if array else "nothing"
+        ok = array is not None and array.shape == (size,) and array.data_type == "float64"
+        text = f"found {found}, expected a float64 vector of {size}"
+        if not checks.expect(ok, "georef.coordinates", path, text):
+            continue
+        values = read(path)
+        if isinstance(values, str):
+            continue
+        wanted = origin + step * (np.arange(size, dtype=np.float64) + 0.5)
+        worst = float(np.max(np.abs(values - wanted))) if size else 0.0
+        ok = bool(worst <= _tolerance(transform, float(np.max(np.abs(wanted)))))
+        text = f"values start {values[0]}, centres of the transform start {wanted[0]}; largest difference {worst}"
+        checks.expect(ok, "georef.centres", path, text)
+
+
+def _source_epsg(source: GivenTree) -> int | None:
+    """EPSG code that the source states on its arrays or in its STAC properties; None when it states none."""
+    for array in source.arrays.values():
+        if (code := _epsg_of(array.attributes)) is not None:
+            return code
+    stac, other = (source.attributes.get(name) for name in ("stac_discovery", "other_metadata"))
+    properties = stac.get("properties") if isinstance(stac, dict) else None
+    stated = _epsg_of(properties) if isinstance(properties, dict) else None
+    return stated or (_epsg_of({"proj:code": other.get("horizontal_CRS_code")}) if isinstance(other, dict) else None)
+
+
+def _epsg_of(attributes: Mapping[str, Json]) -> int | None:
+    code = attributes.get("proj:epsg") or attributes.get("proj:code")
+    text = str(code).rpartition(":")[2]
+    return int(text) if text.isdecimal() else None
+
+
+def _check_epsg(node: Node, tree: StoreTree, source_epsg: int | None, checks: Checks) -> None:
+    """Compare ``proj:code`` of a group with its grid mapping and with the source; the root's code is that of its own bbox."""
+    code = node.attributes.get("proj:code")
+    if not isinstance(code, str):
+        return
+    if source_epsg is not None and node.path:
+        text = f"proj:code {code}, the source is in EPSG:{source_epsg}"
+        checks.expect(code == f"EPSG:{source_epsg}", "georef.epsg", node.path, text)
+    for mapping in tree.arrays_of(node.path).values():
+        if mapping.array is None or mapping.array.shape or "grid_mapping_name" not in mapping.attributes:
+            continue
+        found = _wkt_code(mapping.attributes.get("crs_wkt"))
+        text = "crs_wkt cannot be read as WKT"
+        if checks.expect(found is not None, "georef.crs_wkt", mapping.path, text):
+            checks.expect(found == code, "georef.epsg", mapping.path, f"crs_wkt is {found}, proj:code is {code}")
+
+
+def _wkt_code(wkt: Json) -> str | None:
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    try:
+        found = CRS.from_wkt(wkt).to_authority() if isinstance(wkt, str) else None
+    except CRSError:
+        return None
+    return ":".join(found) if found else None
+
+
+def _check_source_transform(node: Node, source: GivenTree | None, checks: Checks) -> None:
+    if source is None:
+        return
+    given = [a.attributes.get("proj:transform") for path, a in source.arrays.items() if path.rpartition("/")[0] == node.path]
+    wanted = next((t for value in given if (t := as_transform(value)) is not None), None)
+    found = as_transform(node.attributes["spatial:transform"])
+    if wanted is not None and found is not None:
+        text = f"spatial:transform {list(found)}, proj:transform of the source is {list(wanted)}"
+        checks.expect(same_transform(found, wanted), "georef.source", node.path, text)
+
+
+def _check_root(tree: StoreTree, checks: Checks) -> None:
+    """Check that the root's bbox is ordered, in degrees, and within the levels' extent."""
+    if "" not in tree.nodes:
+        return
+    attributes = tree.nodes[""].attributes
+    given = attributes.get("spatial:bbox")
+    bbox = _floats(given) if isinstance(given, list) and len(given) == 4 else None
+    text = f"spatial:bbox {given} with proj:code {attributes.get('proj:code')!r}, expected degrees in EPSG:4326"
+    ok = bbox is not None and attributes.get("proj:code") == "EPSG:4326"
+    ok = ok and -180 <= bbox[0] < bbox[2] <= 180 and -90 <= bbox[1] < bbox[3] <= 90  # type: ignore[index]
+    if not checks.expect(ok, "georef.root", "", text):
+        return
+    for node in tree.multiscales:
+        extent, code = node.attributes.get("spatial:bbox"), node.attributes.get("proj:code")
+        wanted = _degrees(extent, code)
+        if wanted is None or bbox is None or wanted[0] > wanted[2]:
+            continue
+        low = all(bbox[i] >= wanted[i] - _NEAR_DEGREES for i in (0, 1))
+        ok = low and all(bbox[i] <= wanted[i] + _NEAR_DEGREES for i in (2, 3))
+        checks.expect(ok, "georef.root", "", f"spatial:bbox {given} is not within {list(wanted)}, the extent of /{node.path}")
+
+
+def _degrees(extent: Json, code: Json) -> BBox | None:
+    from pyproj import Transformer
+    from pyproj.exceptions import ProjError
+
+    bounds = _floats(extent) if isinstance(extent, list) and len(extent) == 4 else None
+    if bounds is None or not isinstance(code, str):
+        return None
+    try:
+        west, south, east, north = Transformer.from_crs(code, "EPSG:4326", always_xy=True).transform_bounds(
+            bounds[0], bounds[1], bounds[2], bounds[3]
+        )
+    except ProjError:
+        return None
+    return west, south, east, north

@@ -1,0 +1,50 @@
+"""Snakemake's benchmark files: ``<run>/benchmarks/<stage>/.../<product>.tsv``, one header and one line a repeat.
+
+Source: snakemake 9.27.1, ``snakemake/benchmark.py``: seconds in ``s`` and ``cpu_time``, memory in ``max_rss`` in MiB.
+"""
+
+import csv
+import math
+from pathlib import Path
+
+from zarrmill.io.state import STAGES, State
+from zarrmill.model import Measured
+
+
+def read_benchmarks(state: State) -> dict[tuple[str, str], Measured]:
+    """Return the last repeat of every benchmark file by stage and product name; 0 where nothing was measured.
+
+    Files that cannot be read are left out: they add to the report and decide nothing.
+    """
+    folder = state.root / "benchmarks"
+    costs = {}
+    for path in sorted(folder.rglob("*.tsv")):
+        stage = next((part for part in path.relative_to(folder).parts if part in STAGES), None)
+        cost = _read(path)
+        if stage is not None and cost is not None:
+            costs[stage, path.name.removesuffix(".tsv")] = cost
+    return costs
+
+
+def _read(path: Path) -> Measured | None:
+    try:
+        rows = list(csv.DictReader(path.read_text().splitlines(), delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return None
+    if not rows or "s" not in rows[-1]:
+        return None
+    last = rows[-1]
+    return Measured(
+        wall_s=_number(last.get("s")),
+        cpu_s=_number(last.get("cpu_time")),
+        peak_rss_bytes=int(_number(last.get("max_rss")) * 2**20),
+    )
+
+
+def _number(text: str | None) -> float:
+    """Return a cell; jobs shorter than the first measurement have ``NA`` or ``-``."""
+    try:
+        value = float(text or 0)
+    except ValueError:
+        return 0.0
+    return value if math.isfinite(value) else 0.0

@@ -1,0 +1,334 @@
+"""How far a run is: heartbeats that stages write, and one line that tells people.
+
+A heartbeat is ``<run>/progress/<product>.json``. It exists while a stage works on a product, says how far it is, and is
+believed only while its process lives and it is younger than ``STALE_S``. Everything else is told by which targets and
+failure records exist, so the line needs no driver and no database.
+"""
+
+import json
+import os
+import re
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from zarrmill.errors import ZarrmillError
+from zarrmill.io.record import dumps, write_text
+from zarrmill.io.state import PRODUCT_STAGES, State
+from zarrmill.model import Product
+
+SCHEMA = "zarrmill/progress/1"
+STALE_S = 60.0
+"""Age in seconds at which a heartbeat no longer counts as running."""
+EVERY_S = 1.0
+"""Shortest time in seconds between two writes of one heartbeat."""
+WINDOW_S = 3600.0
+"""Length in seconds of the recent past that the rate is measured over."""
+
+Tick = Callable[[int, int], None]
+"""``tick(bytes_done, bytes_total)``; a total of 0 is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """How far one stage is with one product."""
+
+    stage: str
+    product: str
+    """Name of the product, as in its targets."""
+    done: int
+    """Bytes done."""
+    total: int
+    """Bytes to do; 0 when not known."""
+    started: float
+    """Seconds since the epoch."""
+    updated: float
+    """Seconds since the epoch of the last tick that was written."""
+    pid: int
+    host: str
+    """Machine on which ``pid`` means something."""
+
+    @property
+    def share(self) -> float | None:
+        """Share that is done, 0 to 1; None when the total is not known."""
+        return min(1.0, self.done / self.total) if self.total > 0 else None
+
+    def alive(self, now: float) -> bool:
+        """Return whether this counts as running: recent, and its process there when it ran on this machine."""
+        if now - self.updated > STALE_S:
+            return False
+        return self.host != socket.gethostname() or _process_exists(self.pid)
+
+
+class ProgressFile:
+    """Writer of one heartbeat; call it as ``tick(bytes_done, bytes_total)``.
+
+    Writes at most once a second and whole or not at all. A place that cannot be written is ignored: a conversion must
+    not fail because its display does. A stage that does not tick for ``STALE_S`` seconds is taken for dead.
+    """
+
+    def __init__(self, path: Path, stage: str, product: str, clock: Callable[[], float] = time.time) -> None:
+        self.path = path
+        self._clock = clock
+        self._beat = Heartbeat(stage, product, 0, 0, clock(), clock(), os.getpid(), socket.gethostname())
+        self._written = float("-inf")
+
+    def __call__(self, done: int, total: int) -> None:
+        """Tell that ``done`` of ``total`` bytes are through."""
+        now = self._clock()
+        beat = self._beat
+        self._beat = Heartbeat(beat.stage, beat.product, done, total, beat.started, now, beat.pid, beat.host)
+        if now - self._written >= EVERY_S:
+            self.write()
+
+    def write(self) -> None:
+        """Write the heartbeat now."""
+        self._written = self._beat.updated
+        with suppress(ZarrmillError):
+            write_text(self.path, dumps({"schema": SCHEMA, **asdict(self._beat)}))
+
+    def remove(self) -> None:
+        """Remove the heartbeat: nothing is running any more."""
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def progress_of(state: State, product: Product, stage: str) -> Iterator[ProgressFile]:
+    """Keep the heartbeat of ``stage`` on ``product`` while the block runs; it is removed however the block ends."""
+    tick = ProgressFile(state.progress(product), stage, product.name)
+    tick.write()
+    try:
+        yield tick
+    finally:
+        tick.remove()
+
+
+def read_heartbeats(state: State, now: float) -> tuple[Heartbeat, ...]:
+    """Return the heartbeats that count as running, oldest first; stale and unreadable ones are left out."""
+    beats = []
+    for name in _names(state.root / "progress"):
+        beat = _read_heartbeat(state.root / "progress" / name)
+        if beat is not None and beat.alive(now):
+            beats.append(beat)
+    return tuple(sorted(beats, key=lambda beat: (beat.started, beat.product)))
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressSnapshot:
+    """Where a run stands at one moment."""
+
+    total: int
+    """Products in the manifest."""
+    ok: int
+    """Products of which every target exists."""
+    failed: Mapping[str, int] = field(default_factory=dict)
+    """Failure class to products whose last attempt failed and that are not being tried again now."""
+    running: tuple[Heartbeat, ...] = ()
+    stages: Mapping[str, int] = field(default_factory=dict)
+    """Stage to products that have its target."""
+    finished: tuple[float, ...] = ()
+    """When each ``ok`` product was finished, seconds since the epoch, ascending."""
+    since: float | None = None
+    """When this session of the run began, seconds since the epoch; None when that is not known."""
+
+    @property
+    def n_failed(self) -> int:
+        """Products that failed."""
+        return sum(self.failed.values())
+
+
+def collect_progress(state: State, products: Sequence[Product], since: float | None = None) -> ProgressSnapshot:
+    """Look at the state folder alone and tell where the run stands; costs one listing a folder, not one request a product."""
+    now = time.time()
+    beats = read_heartbeats(state, now)
+    targets = _Targets(state)
+    failures = _last_failures(state)
+    busy = {beat.product for beat in beats}
+    stages: Counter[str] = Counter()
+    failed: Counter[str] = Counter()
+    finished = []
+    for product in products:
+        has = {stage for stage in PRODUCT_STAGES if targets.has(stage, product)}
+        stages.update(has)
+        if len(has) == len(PRODUCT_STAGES):
+            finished.append(targets.written(PRODUCT_STAGES[-1], product))
+            continue
+        failure = failures.get((product.collection, product.name))
+        if failure is not None and failure[1] not in has and product.name not in busy:
+            failed[failure[0]] += 1
+    return ProgressSnapshot(
+        total=len(products),
+        ok=len(finished),
+        failed=dict(failed.most_common()),
+        running=beats,
+        stages={stage: stages[stage] for stage in PRODUCT_STAGES},
+        finished=tuple(sorted(finished)),
+        since=since,
+    )
+
+
+def rate_per_hour(snapshot: ProgressSnapshot, now: datetime) -> float | None:
+    """Return products finished an hour in the recent past; None while there is nothing to measure."""
+    moment = now.timestamp()
+    recent = [when for when in snapshot.finished if moment - WINDOW_S <= when <= moment]
+    if snapshot.since is not None:
+        start = max(snapshot.since, moment - WINDOW_S)
+        n_done = sum(when >= start for when in recent)
+    elif recent:
+        # The first one opens the window: how long it took is not known.
+        start, n_done = recent[0], len(recent) - 1
+    else:
+        return None
+    return n_done * 3600 / (moment - start) if n_done and moment > start else None
+
+
+def eta(snapshot: ProgressSnapshot, now: datetime) -> datetime | None:
+    """Return when the products that are neither ok nor failed will be through at the present rate."""
+    rate = rate_per_hour(snapshot, now)
+    left = snapshot.total - snapshot.ok - snapshot.n_failed
+    if not rate or left <= 0:
+        return None
+    hours = left / rate
+    return now + timedelta(hours=hours) if hours < 24 * 365 else None
+
+
+def format_line(snapshot: ProgressSnapshot, now: datetime, width: int | None = None) -> str:
+    """Return the one line for people; ``width`` cuts it to so many characters. Times are in the zone of ``now``."""
+    parts = [f"{snapshot.ok}/{snapshot.total} ok"]
+    if snapshot.failed:
+        classes = ", ".join(f"{n} {name}" for name, n in snapshot.failed.items())
+        parts.append(f"{snapshot.n_failed} failed ({classes})")
+    if snapshot.running:
+        parts.append(f"{len(snapshot.running)} running ({_running_text(snapshot.running[0])})")
+    rate = rate_per_hour(snapshot, now)
+    if rate is not None:
+        parts.append(f"{rate:.0f} products/h" if rate >= 10 else f"{rate:.1f} products/h")
+    end = eta(snapshot, now)
+    if end is not None:
+        parts.append(f"ETA {end:%H:%M}" if end.date() == now.date() else f"ETA {end:%Y-%m-%d %H:%M}")
+    line = " · ".join(parts)
+    return line if width is None or len(line) <= width else line[: max(0, width - 1)] + "…"
+
+
+def progress_json(snapshot: ProgressSnapshot, now: datetime) -> dict[str, object]:
+    """Return the same as ``format_line`` for machines, ready for ``json.dumps``."""
+    rate, end = rate_per_hour(snapshot, now), eta(snapshot, now)
+    return {
+        "event": "progress",
+        "time": now.astimezone(UTC).isoformat(timespec="seconds"),
+        "total": snapshot.total,
+        "ok": snapshot.ok,
+        "failed": dict(snapshot.failed),
+        "stages": dict(snapshot.stages),
+        "running": [
+            {"product": beat.product, "stage": beat.stage, "bytes_done": beat.done, "bytes_total": beat.total}
+            for beat in snapshot.running
+        ],
+        "products_per_hour": None if rate is None else round(rate, 1),
+        "eta": None if end is None else end.astimezone(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def short_name(name: str) -> str:
+    """Return a product's name short enough for one line: its platform and its tile, or its start and end."""
+    tile = re.search(r"_(T\d{2}[A-Z]{3})(?=_|$)", name)
+    if tile:
+        return f"{name[:4]}…{tile[1]}"
+    return name if len(name) <= 20 else f"{name[:10]}…{name[-8:]}"
+
+
+def _running_text(beat: Heartbeat) -> str:
+    share = "" if beat.share is None else f" {beat.share:.0%}".replace("%", " %")
+    return f"{short_name(beat.product)} {beat.stage}{share}"
+
+
+def _read_heartbeat(path: Path) -> Heartbeat | None:
+    try:
+        body = json.loads(path.read_text())
+        return Heartbeat(
+            stage=str(body["stage"]),
+            product=str(body["product"]),
+            done=int(body["done"]),
+            total=int(body["total"]),
+            started=float(body["started"]),
+            updated=float(body["updated"]),
+            pid=int(body["pid"]),
+            host=str(body["host"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _process_exists(pid: int) -> bool:
+    if pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _names(folder: Path) -> list[str]:
+    """Names of the records in a folder, sorted; half-written files (hidden) are left out."""
+    try:
+        return sorted(name for name in os.listdir(folder) if name.endswith(".json") and not name.startswith("."))
+    except OSError:
+        return []
+
+
+class _Targets:
+    """Which targets exist, by one listing a folder."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._folders: dict[Path, dict[str, float]] = {}
+
+    def has(self, stage: str, product: Product) -> bool:
+        path = self._state.target(stage, product)
+        return path.name in self._listing(path.parent)
+
+    def written(self, stage: str, product: Product) -> float:
+        path = self._state.target(stage, product)
+        return self._listing(path.parent)[path.name]
+
+    def _listing(self, folder: Path) -> dict[str, float]:
+        if folder not in self._folders:
+            self._folders[folder] = dict(_times(folder))
+        return self._folders[folder]
+
+
+def _times(folder: Path) -> Iterator[tuple[str, float]]:
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            # A target may vanish between listing and stat: Snakemake removes outputs before a job.
+            with suppress(OSError):
+                yield entry.name, entry.stat().st_mtime
+
+
+def _last_failures(state: State) -> dict[tuple[str, str], tuple[str, str]]:
+    """Return ``(collection, product name)`` to class and stage of its newest failure record."""
+    newest: dict[tuple[str, str], tuple[float, str, str]] = {}
+    for path in _files(state.failed):
+        parts = path.relative_to(state.failed).parts
+        if len(parts) != 5:
+            continue
+        failure_class, collection, _, name, file = parts
+        with suppress(OSError):
+            written = path.stat().st_mtime
+            known = newest.get((collection, name))
+            if known is None or written >= known[0]:
+                newest[(collection, name)] = (written, failure_class, file.rpartition("-")[0])
+    return {key: (failure_class, stage) for key, (_, failure_class, stage) in newest.items()}
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return sorted(path for path in folder.glob("*/*/*/*/*.json") if not path.name.startswith("."))

@@ -1,0 +1,164 @@
+"""Independent readers that must open a finished store: xarray, rioxarray, rio-tiler and GDAL (rasterio).
+
+Each is asked the way its users ask, and what it sees is compared with the store's own metadata.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zarrmill.io.objects import Objects
+
+if TYPE_CHECKING:
+    import zarr
+
+OK = "ok"
+GDAL_PLAIN = (3, 12)
+"""First GDAL that reads unsharded Zarr v3 stores of this profile (measured with 3.12.2)."""
+GDAL_SHARDED = (3, 13)
+"""First GDAL that reads sharded arrays: https://github.com/OSGeo/gdal/issues/13529."""
+PREVIEW_PX = 256
+
+
+class ReaderProblem(Exception):  # noqa: N818 - it is what a reader tells, not an error of ours
+    """A reader opened the store and sees something else than its metadata say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The raster that readers are asked for."""
+
+    group: str
+    """Multiscales group."""
+    finest: str
+    """Group of the finest level."""
+    coarsest: str
+    """Group of the coarsest level that has the band."""
+    band: str
+    shape: tuple[int, int]
+    """``(y, x)`` of the finest level."""
+    transform: tuple[float, ...] | None
+    """Of the finest level, rasterio order; None when the store does not state it."""
+    epsg: int | None
+    nodata: float | None
+    """``_FillValue`` of the band."""
+    sharded: bool
+    has_cf: bool
+    """The band has a grid mapping and x, y: what readers without the conventions need."""
+
+
+def run_reader(name: str, objects: Objects, target: Target) -> str:
+    """Ask one reader; return ``ok``, ``skipped: <why>``, or ``failed: <what it said>``. Does not raise for a broken store."""
+    from pyproj.exceptions import ProjError
+    from rasterio.errors import RasterioError
+
+    known = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return _READERS[name](objects, target)
+        except (*known, ImportError, ReaderProblem, ProjError, RasterioError, *_tiler_errors()) as error:
+            return f"failed: {type(error).__name__}: {error}".split("\n")[0][:300]
+
+
+def _tiler_errors() -> tuple[type[Exception], ...]:
+    from rio_tiler.errors import RioTilerError
+
+    return (RioTilerError,)
+
+
+def _expect(found: Any, wanted: Any, what: str) -> None:  # Any: readers answer with their own types
+    if found != wanted:
+        raise ReaderProblem(f"{what} is {found}, expected {wanted}")
+
+
+def _expect_transform(found: tuple[float, ...], target: Target) -> None:
+    if target.transform is not None and not np.allclose(found[:6], target.transform, rtol=1e-9, atol=1e-6):
+        raise ReaderProblem(f"transform is {tuple(found[:6])}, expected {target.transform}")
+
+
+def _xarray(objects: Objects, target: Target) -> str:
+    import xarray as xr
+
+    store: Any = objects.zarr_store()  # xarray accepts a zarr store but does not say so
+    with xr.open_datatree(store, engine="zarr", mask_and_scale=False, chunks=None) as tree:
+        variable = tree[f"/{target.coarsest}/{target.band}".replace("//", "/")]
+        values = np.asarray(variable.values)
+    wanted = np.asarray(_group(objects)[f"{target.coarsest}/{target.band}".strip("/")])
+    _expect(values.shape, wanted.shape, f"shape of {target.band}")
+    if not np.array_equal(values, wanted, equal_nan=values.dtype.kind == "f"):
+        raise ReaderProblem(f"values of /{target.coarsest}/{target.band} differ from what zarr reads")
+    return OK
+
+
+def _group(objects: Objects) -> "zarr.Group":
+    import zarr
+
+    return zarr.open_group(objects.zarr_store(), mode="r")
+
+
+def _rioxarray(objects: Objects, target: Target) -> str:
+    import rioxarray  # noqa: F401 - registers the accessor
+    import xarray as xr
+
+    store: Any = objects.zarr_store()  # xarray accepts a zarr store but does not say so
+    with xr.open_dataset(store, engine="zarr", group=target.finest or None, decode_coords="all", chunks=None) as dataset:
+        raster = dataset[target.band]
+        crs = raster.rio.crs
+        _expect(crs.to_epsg() if crs else None, target.epsg, "EPSG code")
+        _expect_transform(tuple(raster.rio.transform()), target)
+        if target.nodata is not None:
+            found = raster.rio.encoded_nodata if raster.rio.encoded_nodata is not None else raster.rio.nodata
+            _expect(found, target.nodata, "nodata")
+    return OK
+
+
+def _rio_tiler(objects: Objects, target: Target) -> str:
+    from rio_tiler.experimental.zarr import GroupReader
+
+    opened = _group(objects)
+    group = opened[target.group] if target.group else opened
+    with GroupReader(group) as reader:  # type: ignore[arg-type]
+        _expect(reader.crs.to_epsg(), target.epsg, "EPSG code")
+        image = reader.preview(variables=[target.band], max_size=PREVIEW_PX)
+        if image.count != 1 or 0 in image.array.shape:
+            raise ReaderProblem(f"preview of {target.band} has shape {image.array.shape}")
+        zoom = reader.minzoom
+        west, south, east, north = reader.get_geographic_bounds(reader.tms.rasterio_geographic_crs)
+        tile = reader.tms.tile((west + east) / 2, (south + north) / 2, zoom)
+        rendered = reader.tile(tile.x, tile.y, tile.z, variables=[target.band])
+        _expect(rendered.array.shape[0], 1, "bands of the tile")
+    return OK
+
+
+def _rasterio(objects: Objects, target: Target) -> str:
+    import rasterio
+
+    version = tuple(int(part) for part in rasterio.__gdal_version__.split(".")[:2])
+    if target.sharded and version < GDAL_SHARDED:
+        return f"skipped: GDAL {rasterio.__gdal_version__} cannot read shards, 3.13 can"
+    if version < GDAL_PLAIN:
+        return f"skipped: GDAL {rasterio.__gdal_version__} cannot read Zarr v3, 3.12 can"
+    if objects.local is None:
+        return "skipped: asked on local stores only"
+    if not target.has_cf and version < GDAL_SHARDED:
+        return f"skipped: GDAL {rasterio.__gdal_version__} needs a CF grid mapping with x and y"
+    path = f"{target.finest}/{target.band}".strip("/")
+    with rasterio.open(f'ZARR:"{objects.local}":/{path}') as dataset:
+        _expect(dataset.shape, target.shape, "shape")
+        _expect(dataset.crs.to_epsg() if dataset.crs else None, target.epsg, "EPSG code")
+        _expect_transform(tuple(dataset.transform), target)
+        if target.nodata is not None:
+            _expect(dataset.nodata, target.nodata, "nodata")
+    return OK
+
+
+_READERS: dict[str, Callable[[Objects, Target], str]] = {
+    "xarray": _xarray,
+    "rioxarray": _rioxarray,
+    "rio-tiler": _rio_tiler,
+    "rasterio": _rasterio,
+}

@@ -1,0 +1,382 @@
+"""Stage ``plan``: which products the run builds, why, with what recipe, memory, objects and hours.
+
+``plan`` reads the catalogue, the sources' metadata, the state and the stores, and writes nothing. ``write_plan`` writes the
+manifest that the workflow is built from. What cannot be told makes no work: an outage stops the plan, or leaves a product out.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from itertools import batched
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import structlog
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from zarrmill.config import Recipe, Settings, product_digest
+from zarrmill.core.entries import Entry, entry_of_item, entry_of_row, key_of_row, label
+from zarrmill.core.estimate import Estimate, estimate, read_tree
+from zarrmill.core.planned import PlanResult, Row
+from zarrmill.core.planning import STORE_GONE, TO_DO, Facts, PlanClass, classify, distinct, entry_skip, key_skip, ordered
+from zarrmill.errors import ConfigError, SourceError, UnknownStateError
+from zarrmill.io.builds import drop_receipts, latest_failure, older_build, read_builds
+from zarrmill.io.catalog import Listed, read_catalogue
+from zarrmill.io.manifest import write_manifest
+from zarrmill.io.objects import MissingObjectError, Objects
+from zarrmill.io.record import dumps, read_record, write_record, write_text
+from zarrmill.io.state import PRODUCT_STAGES, State
+from zarrmill.model import PlanRecord, Product
+
+__all__ = ["PlanResult", "plan", "print_plan", "write_plan"]
+
+log = structlog.get_logger(__name__)
+
+N_READERS = 16
+"""Sources and stores that are asked at once."""
+
+BREAKER = 2 * N_READERS
+"""Outages in a row after which the host counts as down."""
+
+OUTAGES = frozenset({"timeout", "denied"})
+"""Kinds of ``SourceError`` that leave open whether an object is there."""
+
+N_ROWS_HTML = 500
+"""Rows of each list that ``plan.html`` shows; ``plan.json`` has all."""
+
+
+@dataclass(slots=True)
+class _Draft:
+    """What reading the catalogue has gathered so far."""
+
+    entries: list[Entry] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    listed: set[str] = field(default_factory=set)
+    missing_cloud_cover: set[tuple[str, str]] = field(default_factory=set)
+    n_repeated: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A product whose source was looked at."""
+
+    entry: Entry
+    product: Product
+    zarr_format: int
+
+
+def plan(settings: Settings, recipes: Mapping[str, Recipe], *, now: datetime | None = None) -> PlanResult:
+    """Decide on every product that the catalogue lists; write nothing.
+
+    Args: recipes: recipe by product type; now: what ``min_age_hours`` counts from, the present when not given.
+    Raises: ConfigError: the catalogue's address, kind or collections are wrong; CatalogError: it refused or is not STAC;
+        UnknownStateError: catalogue, hosts or state cannot be read to their end.
+    """
+    draft = _listed(settings, now or datetime.now(UTC))
+    log.info("catalogue read", n_entries=len(draft.entries), n_left_out=len(draft.rows))
+    chosen = _chosen(draft, settings, recipes)
+    known: list[_Known] = []
+    inspect = partial(_inspected, settings=settings, recipes=recipes)
+    for entry, answer in _asked(inspect, chosen):
+        if isinstance(answer, SourceError):
+            draft.rows.append(_left_out(entry, answer))
+        else:
+            known.append(answer)
+    log.info("sources read", n_known=len(known))
+    draft.rows.extend(_decided(known, settings))
+    rows = _sorted(draft.rows, settings.source.order)
+    kept = {(row.collection, row.product_id) for row in rows if row.product is not None}
+    return PlanResult(
+        run=settings.run,
+        catalogue=_public(settings.source.catalogue),
+        order=settings.source.order,
+        threads=settings.threads,
+        rows=tuple(rows),
+        packed={entry.key: entry.packed for entry in chosen if entry.key in kept},
+        n_repeated=draft.n_repeated,
+        n_missing_cloud_cover=len(draft.missing_cloud_cover),
+        ids_not_found=tuple(sorted(set(settings.source.ids) - draft.listed)),
+    )
+
+
+def write_plan(result: PlanResult, state: State) -> None:
+    """Write records, ``plan.json``, ``plan.html`` and at last the manifest; drop receipts whose store is gone.
+
+    Files whose content would be the same are left alone, so that nothing depending on them runs again.
+    Raises: UnknownStateError: nothing at all could be told, an older manifest stays; CapacityError, StoreError: disk full or
+        not writable.
+    """
+    if result.counts[PlanClass.UNKNOWN] and not result.products:
+        message = f"{state.manifest}: none of {result.counts[PlanClass.UNKNOWN]} products could be looked at; nothing was written"
+        raise UnknownStateError(message, kind="outage")
+    entries = ((product, result.item(product)) for product in result.products)
+    with ThreadPoolExecutor(N_READERS) as pool:
+        for part in batched(entries, N_READERS * 4):
+            list(pool.map(lambda pair: _write_record(PlanRecord(*pair), state), part))
+    _write_changed(state.plan_json, dumps(result.to_json()))
+    _write_changed(state.plan_html, _html(result))
+    for product in result.gone:
+        drop_receipts(state, product)
+    write_manifest(result.products, state.manifest)
+
+
+def print_plan(result: PlanResult, console: Console) -> None:
+    """Print classes with an example each, filters, dates and the size of the work."""
+    summary = result.summary()
+    table = Table(title=f"Plan of run {result.run}", title_justify="left")
+    for name, justify in (("class", "left"), ("products", "right"), ("for example", "left")):
+        table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
+    for plan_class, n in result.counts.items():
+        example = next((row for row in result.rows if row.plan_class is plan_class), None)
+        words = f"{example.product_id}: {example.reason}" if example else ""
+        table.add_row(plan_class.value, f"{n}", Text(words[:200]))
+    table.add_section()
+    table.add_row("listed", f"{summary['n_listed']}", Text(result.catalogue))
+    console.print(table)
+    for line in result.lines():
+        console.print(Text(line))
+
+
+def _listed(settings: Settings, now: datetime) -> _Draft:
+    """Read the whole catalogue and apply every filter but ``limit``."""
+    draft = _Draft()
+    left_out: set[Row] = set()
+    found: list[Entry] = []
+    for listed in read_catalogue(settings.source):
+        answer = _read(listed, settings, now, draft)
+        if isinstance(answer, Entry):
+            found.append(answer)
+        elif answer in left_out:
+            draft.n_repeated += 1
+        else:
+            left_out.add(answer)
+            draft.rows.append(answer)
+    draft.entries, refused, n_repeated = distinct(found)
+    draft.n_repeated += n_repeated
+    draft.rows.extend(_left_out(entry, error) for entry, error in refused)
+    return draft
+
+
+def _read(listed: Listed, settings: Settings, now: datetime, draft: _Draft) -> Entry | Row:
+    """Return the entry that a document describes, or the row that says why it is left out."""
+    source, acquired = settings.source, ""
+    collection, product_id = _key(listed)
+    draft.listed.add(product_id)
+    try:
+        if listed.error is not None:
+            raise listed.error
+        skip = key_skip(collection, product_id, source)
+        if skip is None:
+            entry = _entry(listed)
+            acquired = entry.acquired
+            skip = entry_skip(entry, source, now)
+            if entry.cloud_cover is None and (skip is None or skip.by in ("missing_cloud_cover", "min_age_hours")):
+                draft.missing_cloud_cover.add(entry.key)
+            if skip is None:
+                return entry
+    except SourceError as error:
+        return Row(collection, product_id, PlanClass.REFUSED, error.message, acquired, code=error.code)
+    return Row(collection, product_id, PlanClass.SKIPPED, skip.reason, acquired, skipped_by=skip.by)
+
+
+def _key(listed: Listed) -> tuple[str, str]:
+    """Return collection and id as listed, safe to print, also of a document that is refused."""
+    if listed.row:
+        collection, product_id = key_of_row(listed.row)
+        return label(collection), label(product_id)
+    return label(listed.item.get("collection") or listed.collection), label(listed.item.get("id") or Path(listed.address).stem)
+
+
+def _entry(listed: Listed) -> Entry:
+    if listed.row:
+        return entry_of_row(listed.row, listed.address)
+    return entry_of_item(listed.item, listed.address, embedded=listed.embedded, collection=listed.collection)
+
+
+def _chosen(draft: _Draft, settings: Settings, recipes: Mapping[str, Recipe]) -> list[Entry]:
+    """Return the entries that a recipe serves, in order, up to the limit; the others become rows."""
+    served: list[Entry] = []
+    for entry in ordered(draft.entries, settings.source.order):
+        if entry.product_type in recipes:
+            served.append(entry)
+            continue
+        found = f"product type {entry.product_type or 'unknown'!r}"
+        message = f"{'/'.join(entry.key)}: {found}; supported are {', '.join(sorted(recipes))}; add a recipe or leave it out"
+        draft.rows.append(_left_out(entry, SourceError(message, kind="type")))
+    limit = settings.source.limit
+    for entry in served[limit:] if limit is not None else ():
+        reason = f"beyond the first {limit}, {settings.source.order} first"
+        draft.rows.append(Row(*entry.key, PlanClass.SKIPPED, reason, entry.acquired, skipped_by="limit"))
+    return served[:limit]
+
+
+def _inspected(entry: Entry, settings: Settings, recipes: Mapping[str, Recipe]) -> _Known:
+    """Return the manifest row of one product.
+
+    Raises: SourceError: the source is missing, its metadata cannot be read, or it is Zarr v3 and the recipe refuses that.
+    """
+    recipe = recipes[entry.product_type]
+    fingerprint, size = entry.stable, Estimate()
+    if settings.source.fingerprint == "metadata":
+        place, data = _metadata(entry, settings)
+        fingerprint, size = hashlib.sha256(data).hexdigest(), estimate(read_tree(data, place), recipe.pixels)
+    if size.zarr_format == 3 and recipe.pixels.zarr3_source == "refuse":
+        message = f"{entry.href}: the source is Zarr v3, recipe {recipe.name} refuses that; set pixels.zarr3_source: relayout"
+        raise SourceError(message, kind="type")
+    product = Product(
+        collection=entry.collection,
+        product_id=entry.product_id,
+        datetime=entry.acquired,
+        product_type=entry.product_type,
+        href=entry.href,
+        item_href=entry.item_href,
+        recipe=recipe.name,
+        digest=product_digest(recipe, fingerprint),
+        source_fingerprint=fingerprint,
+        n_bytes=size.n_bytes,
+        n_objects=size.n_objects,
+        mem_mb=recipe.memory_mb,
+    )
+    return _Known(entry, product, size.zarr_format)
+
+
+def _metadata(entry: Entry, settings: Settings) -> tuple[str, bytes]:
+    """Return place and bytes of the root's consolidated metadata."""
+    objects = Objects(entry.href, settings.source.timeout_s, settings.source.retries)
+    for key in (".zmetadata", "zarr.json"):
+        try:
+            return f"{entry.href}/{key}", objects.get(key)
+        except MissingObjectError:
+            continue
+        except ValueError as error:
+            raise SourceError(f"{entry.href}: not an address ({error}); correct the item", kind="missing") from None
+    message = f"{entry.href}: neither .zmetadata nor zarr.json is there; check the href, then plan again"
+    raise SourceError(message, kind="missing")
+
+
+def _decided(known: Sequence[_Known], settings: Settings) -> Iterator[Row]:
+    """Yield the row of every product whose source is known."""
+    state = State(settings.run_root)
+    builds = read_builds(state, (one.product.collection for one in known))
+    built = [one for one in known if PRODUCT_STAGES[0] in builds.present(one.product)]
+    sealed = {one.product: answer for one, answer in _asked(_store_asker(settings), built)}
+    for one in known:
+        product, answer = one.product, sealed.get(one.product, False)
+        if isinstance(answer, SourceError):
+            yield _left_out(one.entry, answer)
+            continue
+        failed_stage, failure = latest_failure(state, product)
+        facts = Facts(
+            stages=PRODUCT_STAGES,
+            present=builds.present(product),
+            sealed=answer,
+            gone=(product.collection, product.product_id, product.digest) in builds.gone,
+            failed_stage=failed_stage,
+            failure=failure,
+            older=older_build(state, product, builds.others(product)),
+        )
+        plan_class, reason = classify(facts)
+        gone = reason == STORE_GONE
+        if one.zarr_format == 3 and plan_class in TO_DO:
+            reason = f"{reason}; the source is Zarr v3, laid out anew"
+        yield Row(
+            product.collection,
+            product.product_id,
+            plan_class,
+            reason,
+            product.datetime,
+            zarr_format=one.zarr_format,
+            converts=plan_class in TO_DO and not answer,
+            store_gone=gone,
+            drops_receipts=gone and PRODUCT_STAGES[0] in facts.present,
+            product=product,
+        )
+
+
+def _store_asker(settings: Settings) -> Callable[[_Known], bool]:
+    """Return what tells whether a product's store is sealed; a store root that was never made holds none."""
+    objects = Objects(settings.store_root, settings.source.timeout_s, settings.source.retries)
+    if objects.local is not None and not objects.local.exists():
+        return lambda one: False
+    return lambda one: objects.exists(f"{one.product.store_path}/zarr.json")
+
+
+def _asked[T, A](question: Callable[[T], A], things: Sequence[T]) -> Iterator[tuple[T, A | SourceError]]:
+    """Ask about every thing, some at once, and yield answers in order.
+
+    Raises: UnknownStateError: ``BREAKER`` outages in a row; the rest is not asked.
+    """
+
+    def answer(thing: T) -> A | SourceError:
+        try:
+            return question(thing)
+        except SourceError as error:
+            return error
+
+    n_outages = 0
+    with ThreadPoolExecutor(N_READERS) as pool:
+        for part in batched(things, N_READERS):
+            for thing, found in zip(part, pool.map(answer, part), strict=True):
+                outage = isinstance(found, SourceError) and found.kind in OUTAGES
+                n_outages = n_outages + 1 if outage else 0
+                if n_outages >= BREAKER:
+                    message = f"{n_outages} requests in a row without an answer, last {found}; nothing was decided"
+                    raise UnknownStateError(message, kind="outage")
+                yield thing, found
+
+
+def _left_out(entry: Entry, error: SourceError) -> Row:
+    plan_class = PlanClass.UNKNOWN if error.kind in OUTAGES else PlanClass.REFUSED
+    return Row(*entry.key, plan_class, error.message, entry.acquired, code=error.code)
+
+
+def _sorted(rows: Sequence[Row], order: str) -> list[Row]:
+    """Return rows in the order of the manifest; those without a date come last."""
+    by_key = sorted(rows, key=lambda row: (row.collection, row.product_id, row.reason))
+    dated = sorted(
+        (row for row in by_key if row.acquired),
+        key=lambda row: datetime.fromisoformat(row.acquired),
+        reverse=order == "newest",
+    )
+    return [*dated, *(row for row in by_key if not row.acquired)]
+
+
+def _write_record(record: PlanRecord, state: State) -> None:
+    path = state.target("plan", record.product)
+    try:
+        if read_record(PlanRecord, path) == record:
+            return
+    except ConfigError:
+        pass
+    write_record(record, path)
+
+
+def _write_changed(path: Path, text: str) -> None:
+    if not path.is_file() or path.read_bytes() != text.encode():
+        write_text(path, text)
+
+
+def _public(address: str) -> str:
+    """Return an address without user, password and query."""
+    if "://" not in address:
+        return address
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _html(result: PlanResult) -> str:
+    environment = Environment(loader=PackageLoader("zarrmill.io"), autoescape=True, undefined=StrictUndefined)
+    summary = result.summary()
+    lists = {
+        "To do": [row for row in result.rows if row.plan_class in TO_DO],
+        "Unknown": [row for row in result.rows if row.plan_class is PlanClass.UNKNOWN],
+        "Refused": [row for row in result.rows if row.plan_class is PlanClass.REFUSED],
+    }
+    template = environment.get_template("plan.html.j2")
+    return template.render(plan=summary, lines=list(result.lines()), lists=lists, most=N_ROWS_HTML) + "\n"

@@ -1,0 +1,390 @@
+"""Stage ``validate``: read a finished GeoZarr store independently of the converter and say what is wrong with it.
+
+A broken store never raises: every defect is a finding. Only a store or source that is not there or does not answer does.
+"""
+
+import math
+import re
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from zarrmill import __version__
+from zarrmill.config import Pixels, Recipe, Validation
+from zarrmill.core import checks_arrays, checks_georef, checks_layout, checks_tree
+from zarrmill.core.checks import Checks
+from zarrmill.core.checks_arrays import GivenArray, GivenTree
+from zarrmill.core.checks_conventions import check_conventions
+from zarrmill.core.checks_tree import StoreTree
+from zarrmill.core.checks_values import Job, JobResult, LevelTarget, Region, run_job
+from zarrmill.core.rules import level_rule
+from zarrmill.errors import EXIT_FAILED, EXIT_OK
+from zarrmill.io import readers, store_reader
+from zarrmill.io.objects import Objects
+from zarrmill.io.store_reader import ArrayReader, SourceReader
+from zarrmill.model import Measured, Product, Severity, ValidationReport, Verdict
+
+SOFTWARE = ("zarr", "numcodecs", "numpy", "xarray", "rioxarray", "rio-tiler", "rasterio", "zarr-cm", "geozarr-toolkit")
+BASE_BYTES = 450_000_000
+"""Memory of the interpreter with every reader loaded."""
+WORK_BYTES = 700_000_000
+"""Memory for blocks, whatever more a recipe allows."""
+_SHA256 = re.compile(r"^[0-9a-f]{64}$")
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class _Run:
+    """State of one validation."""
+
+    store: Objects
+    source: SourceReader | None
+    limits: Validation
+    pixels: Pixels | None
+    memory_mb: int
+    threads: int
+    seed: str
+    progress: Progress | None
+    checks: Checks = field(default_factory=Checks)
+    tree: StoreTree = field(default_factory=lambda: StoreTree({}, None))
+    arrays: dict[str, ArrayReader] = field(default_factory=dict)
+    verified: bool = False
+    """The digest over every object was found right."""
+    readers: dict[str, str] = field(default_factory=dict)
+    n_pixels: int = 0
+    sample: str = "no pixels"
+    steps_s: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time one step."""
+        start = time.monotonic()
+        yield
+        self.steps_s[name] = round(time.monotonic() - start, 3)
+
+
+def validate(
+    store: str,
+    *,
+    source: str | None = None,
+    recipe: Recipe | None = None,
+    product: Product | None = None,
+    threads: int = 1,
+    on_progress: Progress | None = None,
+) -> ValidationReport:
+    """Check a GeoZarr store, ours or not, and compare its values with ``source`` when it is given.
+
+    Args: recipe: limits, depth and readers, and which levels to expect; without it defaults apply and no levels are asked for;
+    product: manifest row, kept in the report; on_progress: called with bytes done and bytes in all.
+    Raises: StoreError (missing): nothing is there; SourceError: the source is not there or is no product;
+    UnknownStateError: one of them does not answer.
+    """
+    started, wall, cpu = datetime.now(UTC), time.monotonic(), time.process_time()
+    run = _Run(
+        store=Objects(store.rstrip("/")),
+        source=SourceReader(Objects(source.rstrip("/"))) if source else None,
+        limits=recipe.validation if recipe else Validation(),
+        pixels=recipe.pixels if recipe else None,
+        memory_mb=recipe.memory_mb if recipe else 2000,
+        threads=max(threads, 1),
+        seed=product.product_id if product else store.rstrip("/").rpartition("/")[2],
+        progress=on_progress,
+    )
+    import zarr
+
+    with zarr.config.set({"async.concurrency": 2 * run.threads, "threading.max_workers": run.threads}):
+        _check(run)
+    return ValidationReport(
+        store=store,
+        source=source or "",
+        verdict=run.checks.verdict,
+        score=run.checks.score,
+        n_checks=run.checks.n_checks,
+        findings=tuple(sorted(run.checks.findings, key=lambda f: (_RANK[f.severity], f.code, f.path, f.message))),
+        depth=run.limits.depth,
+        sample=run.sample,
+        n_pixels_compared=run.n_pixels,
+        readers=run.readers,
+        measured=_measured(run, started, wall, cpu),
+        product=product,
+    )
+
+
+_RANK = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
+
+
+def exit_code(report: ValidationReport, recipe: Recipe | None = None) -> int:
+    """Return 0 for a verdict that the recipe accepts, else 4."""
+    accept = (recipe.validation if recipe else Validation()).accept
+    accepted = {Verdict.PASS} | ({Verdict.WARN} if accept == "WARN" else set())
+    return EXIT_OK if report.verdict in accepted else EXIT_FAILED
+
+
+def _measured(run: _Run, started: datetime, wall: float, cpu: float) -> Measured:
+    return Measured(
+        started=started.isoformat(timespec="seconds"),
+        wall_s=round(time.monotonic() - wall, 3),
+        cpu_s=round(time.process_time() - cpu, 3),
+        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        threads=run.threads,
+        steps_s=run.steps_s,
+        software={"zarrmill": __version__, **{name: version(name) for name in SOFTWARE}},
+    )
+
+
+def _check(run: _Run) -> None:
+    jobs: list[Job] = []
+    compared: set[str] = set()
+    with run.step("metadata"):
+        documents = _open(run)
+        given = _source_tree(run.source) if run.source else None
+        sealed = run.checks.expect("" in documents, "structure.unsealed", "", "no root zarr.json")
+        root_keys = frozenset(given.attributes) if given else frozenset()
+        checks_tree.check_structure(run.tree, run.checks, run.limits.max_objects, root_keys)
+        checks_arrays.check_arrays(run.tree, given, run.checks, run.limits)
+        if given is not None:
+            checks_arrays.check_complete(run.tree, given, run.checks, run.pixels or Pixels())
+            jobs, compared = _comparisons(run, given)
+    with run.step("conventions"):
+        check_conventions(run.tree, run.checks)
+        checks_layout.check_layouts(run.tree, run.checks, run.pixels)
+        checks_georef.check_georef(run.tree, given, lambda path: _vector(run, path), run.checks)
+    with run.step("digest"):
+        _check_digest(run)
+    if run.limits.depth != "structure":
+        with run.step("values"):
+            _check_values(run, jobs, compared)
+    with run.step("readers"):
+        _check_readers(run, sealed)
+
+
+def _open(run: _Run) -> Mapping[str, bytes]:
+    """Read every node's metadata and open its arrays."""
+    sizes = store_reader.list_sizes(run.store)
+    documents = store_reader.read_documents(run.store, sizes, run.threads)
+    run.tree, problems = checks_tree.parse_tree(documents, sizes)
+    run.checks.ours = run.tree.ours
+    for code, path, message in problems:
+        run.checks.expect(False, code, path, message)
+    if sizes is None:
+        run.readers["listing"] = "skipped: plain http cannot list objects"
+    for path, array in run.tree.arrays.items():
+        opened = store_reader.open_array(run.store, path, run.tree.nodes[path].document, array.outer)
+        if run.checks.expect(not isinstance(opened, str), "structure.metadata", path, f"zarr refuses the array: {opened}"):
+            assert isinstance(opened, ArrayReader)
+            run.arrays[path] = opened
+    return documents
+
+
+def _source_tree(source: SourceReader) -> GivenTree:
+    arrays = {
+        path: GivenArray(array.shape, array.dtype, array.attributes, array.chunks, array.dims)
+        for path, array in source.arrays.items()
+    }
+    return GivenTree(arrays, source.attributes)
+
+
+def _vector(run: _Run, path: str) -> "checks_georef.Vector | str":
+    array = run.arrays.get(path)
+    if array is None:
+        return "array cannot be opened"
+    return array.read(tuple(slice(0, n) for n in array.shape))
+
+
+def _check_digest(run: _Run) -> None:
+    """Compare the digest over all objects with the one in the root attribute ``zarrmill``."""
+    root = run.tree.nodes.get("")
+    stamp = root.attributes.get("zarrmill") if root else None
+    wanted = stamp.get("tree_sha256") if isinstance(stamp, dict) else None
+    if run.tree.ours and not (isinstance(wanted, str) and _SHA256.match(wanted)):
+        run.checks.expect(False, "structure.digest", "", f"attribute zarrmill is {stamp!r}, expected one with a tree_sha256")
+    elif isinstance(wanted, str) and run.tree.sizes is not None and run.limits.depth == "full":
+        _compare_digest(run, run.tree.sizes, wanted)
+
+
+def _compare_digest(run: _Run, sizes: Mapping[str, int], wanted: str) -> None:
+    found = store_reader.tree_sha256(run.store, sizes, run.threads)
+    run.verified = run.checks.expect(found == wanted, "structure.digest", "", f"tree_sha256 {found}, the root says {wanted}")
+
+
+def _check_values(run: _Run, jobs: list[Job], compared: set[str]) -> None:
+    """Carry out the comparisons, and decode what nothing can be compared with."""
+    jobs = jobs + [Job(base=array, decode_only=True) for path, array in run.arrays.items() if path not in compared]
+    share = 1.0 if run.limits.depth == "full" else run.limits.sample_share
+    results = _run_jobs(run, jobs, share)
+    for result in results:
+        run.n_pixels += result.n_pixels
+        for outcome in result.outcomes:
+            run.checks.expect(outcome.ok, outcome.code, outcome.path, outcome.message)
+    for path in run.arrays:
+        # A grid mapping says everything in its attributes; its one value means nothing.
+        if path in compared or checks_arrays.is_grid_mapping(run.tree.nodes[path]):
+            continue
+        if absent := checks_tree.absent_chunks(run.tree, path):
+            text = f"{len(absent)} of {math.prod(run.tree.arrays[path].grid)} chunk objects are absent, first {absent[0]}"
+            severity = Severity.INFO if run.verified else None
+            run.checks.note("structure.absent_chunk", path, text, severity)
+    n_blocks, n_all = sum(r.n_blocks for r in results), sum(r.n_blocks_all for r in results)
+    what = "compared with the source" if run.source else "decoded, nothing to compare with"
+    how = "" if share == 1 else f", seeded by {run.seed!r}"
+    run.sample = f"{n_blocks} of {n_all} blocks {what}{how}"
+
+
+def _comparisons(run: _Run, given: GivenTree) -> tuple[list[Job], set[str]]:
+    """Return a job for each source array that feeds something, and the store arrays that are thereby compared."""
+    assert run.source is not None
+    levels: dict[str, list[LevelTarget]] = {}
+    compared: set[str] = set()
+    for path, array in run.arrays.items():
+        if path in given.arrays or not _may_be_level(run, path):
+            continue
+        target, origin = _level_target(run, given, path, array)
+        if target is not None and origin is not None:
+            levels.setdefault(origin, []).append(target)
+            compared.add(path)
+    jobs = []
+    for path, base in run.source.arrays.items():
+        native = run.arrays.get(path)
+        if native is not None and (native.shape != base.shape or checks_arrays.is_grid_mapping(run.tree.nodes[path])):
+            native = None
+        fed = tuple(sorted(levels.get(path, []), key=lambda level: level.factor))
+        if native is not None:
+            compared.add(path)
+        if native is not None or fed:
+            jobs.append(Job(base=base, native=native, levels=fed, suspects=_suspects(run, native, fed)))
+    return jobs, compared
+
+
+def _suspects(run: _Run, native: ArrayReader | None, levels: tuple[LevelTarget, ...]) -> tuple[Region, ...]:
+    """Regions of the finest level that lack a chunk object on it or on a level made from it."""
+    places = [(native, 1)] if native is not None else []
+    places += [(run.arrays[level.array.path], level.factor) for level in levels]
+    return tuple(
+        tuple(slice(i * edge * factor, (i + 1) * edge * factor) for i, edge in zip(index, array.chunks, strict=True))
+        for array, factor in places
+        for index in checks_tree.absent_chunks(run.tree, array.path)
+    )
+
+
+def _may_be_level(run: _Run, path: str) -> bool:
+    """Whether an array that the source lacks is a raster, not a coordinate or a grid mapping."""
+    return len(run.tree.arrays[path].shape) == 2
+
+
+def _level_target(run: _Run, given: GivenTree, path: str, array: ArrayReader) -> tuple[LevelTarget | None, str | None]:
+    origin = given.origin(path)
+    if not run.checks.expect(origin is not None, "arrays.unsourced", path, "array is neither in the source nor made from it"):
+        return None, None
+    assert origin is not None
+    finest = given.arrays[origin].shape
+    factors = {n // m if m and n % m == 0 else 0 for n, m in zip(finest, array.shape, strict=False)}
+    ok = len(finest) == 2 and len(factors) == 1 and min(factors) >= 1
+    text = f"shape {array.shape} is no whole fraction of {finest}, the finest level of the source"
+    if not run.checks.expect(ok, "arrays.shape", path, text):
+        return None, None
+    has_nodata = path.startswith("measurements/") or array.attributes.get("_FillValue") == 0
+    return LevelTarget(array, factors.pop(), level_rule(path), has_nodata), origin
+
+
+class _Gate:
+    """Lets jobs start while their estimated memory fits; one that alone is too large waits to be alone."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget, self.used = budget, 0
+        self.changed = threading.Condition()
+
+    @contextmanager
+    def room(self, cost: int) -> Iterator[None]:
+        """Wait for room, and give it back."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.used == 0 or self.used + cost <= self.budget)
+            self.used += cost
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.used -= cost
+                self.changed.notify_all()
+
+
+def _run_jobs(run: _Run, jobs: list[Job], share: float) -> list[JobResult]:
+    """Run jobs on threads, the most expensive first."""
+    gate = _Gate(min(WORK_BYTES, max(run.memory_mb * 1_000_000 - BASE_BYTES, 64_000_000)))
+    total = sum(job.base.n_bytes for job in jobs)
+    lock, done = threading.Lock(), 0
+
+    def told(n_bytes: int) -> None:
+        nonlocal done
+        with lock:
+            done += n_bytes
+            if run.progress is not None:
+                run.progress(min(done, total), total)
+
+    def one(job: Job) -> JobResult:
+        with gate.room(job.cost_bytes):
+            return run_job(job, share, run.seed, lambda path, index: _absent(run, path, index), told)
+
+    ordered = sorted(jobs, key=lambda job: (-job.cost_bytes, job.base.path))
+    pool = ThreadPoolExecutor(run.threads)
+    try:
+        return list(pool.map(one, ordered))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _absent(run: _Run, path: str, index: tuple[int, ...]) -> str | None:
+    key = run.tree.arrays[path].key(path, index)
+    with store_reader.reachable(run.store):
+        there = run.store.exists(key) if run.tree.sizes is None else key in run.tree.sizes
+    return None if there else key
+
+
+def _check_readers(run: _Run, sealed: bool) -> None:
+    target = _target(run)
+    for name in run.limits.readers:
+        if target is None or not sealed:
+            run.readers[name] = "skipped: no multiscales group with a raster"
+            continue
+        state = readers.run_reader(name, run.store, target)
+        run.readers[name] = state
+        if not state.startswith("skipped"):
+            run.checks.expect(state == readers.OK, f"readers.{name}", f"{target.finest}/{target.band}", state)
+
+
+def _target(run: _Run) -> readers.Target | None:
+    """Choose the raster that readers are asked for: the first band of the finest level of the first multiscales group."""
+    for node in run.tree.multiscales:
+        levels = [level for level in checks_layout.levels_of(run.tree, node) if level.node and level.node.array is None]
+        rasters = run.tree.rasters_of(levels[0].path) if levels else {}
+        if not rasters or levels[0].shape is None:
+            continue
+        band = sorted(rasters)[0]
+        raster = rasters[band]
+        assert raster.array is not None
+        with_band = [level.path for level in levels if band in run.tree.rasters_of(level.path)]
+        siblings = run.tree.arrays_of(levels[0].path)
+        fill = raster.attributes.get("_FillValue")
+        return readers.Target(
+            group=node.path,
+            finest=levels[0].path,
+            coarsest=with_band[-1],
+            band=band,
+            shape=levels[0].shape,
+            transform=levels[0].transform,
+            epsg=_epsg(run.tree, levels[0].path, node.path),
+            nodata=float(fill) if isinstance(fill, int | float) and not isinstance(fill, bool) else None,
+            sharded=raster.array.sharded,
+            has_cf="grid_mapping" in raster.attributes and {"x", "y"} <= set(siblings),
+        )
+    return None
+
+
+def _epsg(tree: StoreTree, *paths: str) -> int | None:
+    codes = [str(tree.nodes[path].attributes.get("proj:code", "")) for path in paths]
+    return next((int(code[5:]) for code in codes if code.startswith("EPSG:") and code[5:].isdecimal()), None)

@@ -1,0 +1,330 @@
+"""Parts of the validation: the tally, expected levels, blocks, and the stage's behaviour on correct stores."""
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import geozarr_reference as ref
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zarrmill.config import Pixels, Recipe, Validation
+from zarrmill.core.checks import KINDS, Checks, findings_markdown
+from zarrmill.core.checks_tree import chunk_index, parse_tree
+from zarrmill.core.checks_values import Job, LevelTarget, run_job, sample, split
+from zarrmill.core.rules import Rule
+from zarrmill.errors import SourceError, StoreError, UnknownStateError
+from zarrmill.io.record import read_record, write_record
+from zarrmill.model import Severity, ValidationReport, Verdict
+from zarrmill.stages.validate import exit_code, validate
+
+DOCS = Path(__file__).parents[2] / "docs" / "reference" / "findings.md"
+PIXELS = Pixels(chunk_px=15, shard_px=90)
+
+
+def recipe(**validation: Any) -> Recipe:
+    return Recipe(name="t", product_types=("S02MSIL2A",), pixels=PIXELS, validation=Validation(**{"readers": (), **validation}))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ref.write_source(tmp_path_factory.mktemp("source") / "product.zarr")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ref.write_store(tmp_path_factory.mktemp("store") / "product_0.zarr")
+
+
+def told(report: ValidationReport) -> list[str]:
+    return [f"{f.severity} {f.code} {f.path}: {f.message}" for f in report.findings if f.severity is not Severity.INFO]
+
+
+def test_findings_page_is_generated_from_the_table() -> None:
+    assert DOCS.read_text() == findings_markdown(), "write findings_markdown() to docs/reference/findings.md"
+
+
+def test_every_code_has_a_section_meaning_and_remedy() -> None:
+    sections = {"structure", "arrays", "conventions", "layout", "georef", "values", "readers"}
+    for kind in KINDS.values():
+        assert kind.code.split(".")[0] in sections
+        assert kind.meaning.endswith(".")
+        assert kind.remedy.endswith(".")
+
+
+def test_no_checks_cannot_pass() -> None:
+    assert Checks().verdict is Verdict.FAIL
+    assert Checks().score == 0.0
+
+
+def test_score_weighs_an_error_three_times_a_warning() -> None:
+    checks = Checks(ours=True)
+    checks.expect(False, "values.native", "a", "")
+    checks.expect(True, "structure.object_budget", "", "")
+    assert (checks.score, checks.verdict) == (25.0, Verdict.FAIL)
+
+
+def test_a_preference_weighs_less_in_a_foreign_store() -> None:
+    checks = Checks(ours=False)
+    checks.expect(False, "georef.coordinates", "a", "")
+    assert checks.verdict is Verdict.PASS
+    assert checks.findings[0].severity is Severity.INFO
+
+
+class Memory:
+    """An array in memory that can be read by region."""
+
+    def __init__(self, values: ref.Pixels, chunks: tuple[int, ...], path: str = "a") -> None:
+        self.values, self.chunks, self.path = values, chunks, path
+        self.shape, self.n_bytes, self.dtype = values.shape, values.nbytes, values.dtype.name
+
+    def read(self, region: tuple[slice, ...]) -> ref.Pixels | str:
+        return self.values[region]
+
+
+RULES: list[Rule] = ["average", "or", "mode", "nearest"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_levels_from_cut_blocks_equal_the_slow_reference(rule: Rule, data: st.DataObject) -> None:
+    factors = data.draw(st.sampled_from([(2, 6), (2, 6, 12), (3,), (4, 12)]))
+    chunk = data.draw(st.integers(3, 24))
+    special = [0, 0, 0, 1, 17, 999, 1000, 1001, 65534, 65535]
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    pixels = rng.choice(np.array(special, np.uint16), (24, 24))
+    targets = [LevelTarget(Memory(ref.slow_level(pixels, f, rule), (5, 5)), f, rule, has_nodata=True) for f in factors]
+    result = run_job(Job(Memory(pixels, (chunk, chunk)), None, tuple(targets)), 1.0, "s", lambda *_: None, lambda _: None)
+    assert [o for o in result.outcomes if not o.ok] == []
+    assert result.n_pixels == sum((24 // f) ** 2 for f in factors)
+
+
+def test_small_blocks_cut_cells_and_a_wrong_pixel_is_still_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zarrmill.core.checks_values.BLOCK_BYTES", 1)
+    pixels = np.arange(1, 577, dtype=np.uint16).reshape(24, 24)
+    wanted = ref.slow_level(pixels, 6, "average")
+    wanted[2, 3] += 1
+    job = Job(Memory(pixels, (5, 7)), None, (LevelTarget(Memory(wanted, (4, 4)), 6, "average", has_nodata=True),))
+    result = run_job(job, 1.0, "s", lambda *_: None, lambda _: None)
+    bad = [o for o in result.outcomes if not o.ok]
+    assert [o.code for o in bad] == ["values.level"]
+    assert "1 of 16 pixels differ, first at (2, 3)" in bad[0].message
+
+
+def test_mean_of_a_half_goes_to_even() -> None:
+    pixels = np.array([[1, 2, 3, 4], [1, 2, 3, 4]], np.uint16)  # means 1.5 and 3.5
+    target = LevelTarget(Memory(np.array([[2, 4]], np.uint16), (1, 2)), 2, "average", has_nodata=True)
+    result = run_job(Job(Memory(pixels, (2, 4)), None, (target,)), 1.0, "s", lambda *_: None, lambda _: None)
+    assert all(o.ok for o in result.outcomes)
+
+
+def test_zero_percent_counts_where_zero_is_no_nodata() -> None:
+    pixels = np.array([[0, 100], [0, 100]], np.uint8)
+    for has_nodata, mean in ((True, 100), (False, 50)):
+        target = LevelTarget(Memory(np.array([[mean]], np.uint8), (1, 1)), 2, "average", has_nodata)
+        result = run_job(Job(Memory(pixels, (2, 2)), None, (target,)), 1.0, "s", lambda *_: None, lambda _: None)
+        assert all(o.ok for o in result.outcomes)
+
+
+def test_blocks_cover_every_pixel_once() -> None:
+    array = Memory(np.zeros((50, 70), np.uint16), (12, 9))
+    seen = np.zeros((50, 70), int)
+    for region in split((slice(0, 50), slice(0, 70)), array, (2, 6)):
+        seen[region] += 1
+    assert (seen == 1).all()
+
+
+def test_sample_is_seeded_and_never_empty() -> None:
+    regions = [(slice(i, i + 1),) for i in range(40)]
+    assert sample(regions, 0.1, "a") == sample(regions, 0.1, "a")
+    assert len(sample(regions, 0.1, "a")) == 4
+    assert sample(regions, 0.1, "a") != sample(regions, 0.1, "b")
+    assert len(sample(regions[:1], 0.001, "a")) == 1
+
+
+def _meta(encoding: dict[str, Any], shape: tuple[int, ...] = (4, 4)) -> Any:
+    document = {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(shape),
+        "data_type": "uint8",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [2] * len(shape)}},
+        "chunk_key_encoding": encoding,
+        "codecs": ["bytes"],
+    }
+    return parse_tree({"a": json.dumps(document).encode()}, {})[0].arrays["a"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name", "index"),
+    [
+        ({"name": "default"}, "c/1/0", (1, 0)),
+        ({"name": "default", "configuration": {"separator": "."}}, "c.1.0", (1, 0)),
+        ({"name": "v2"}, "1.0", (1, 0)),
+        ({"name": "v2", "configuration": {"separator": "/"}}, "1/0", (1, 0)),
+        ({"name": "default"}, "c/1", None),
+        ({"name": "default"}, "c/01/0", None),
+        ({"name": "default"}, "1/0", None),
+    ],
+)
+def test_chunk_keys_of_both_encodings_are_understood(encoding: dict[str, Any], name: str, index: tuple[int, ...] | None) -> None:
+    meta = _meta(encoding)
+    assert chunk_index(meta, name) == index
+    if index:
+        assert meta.key("a", index) == f"a/{name}"
+
+
+def test_scalar_has_one_key_in_both_encodings() -> None:
+    assert _meta({"name": "default"}, ()).key("a", ()) == "a/c"
+    assert _meta({"name": "v2"}, ()).key("a", ()) == "a/0"
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_correct_store_passes_with_every_pixel_compared(tmp_path: Path, source: Path, sharded: bool) -> None:
+    store = ref.write_store(tmp_path / "s.zarr", sharded=sharded)
+    readers = ("xarray", "rioxarray", "rio-tiler", "rasterio")
+    made = recipe(readers=readers, max_objects=3000)
+    report = validate(str(store), source=str(source), recipe=made, threads=2)
+    assert told(report) == []
+    assert (report.verdict, report.score, exit_code(report, made)) == (Verdict.PASS, 100.0, 0)
+    vectors = {p: v.size for p, v in ref.source_arrays().items() if "quicklook" not in p and p[-2:] in ("/x", "/y")}
+    assert report.n_pixels_compared == sum(v.size for v in ref.target_arrays().values()) + sum(vectors.values())
+    assert {r: report.readers[r] for r in readers[:3]} == dict.fromkeys(readers[:3], "ok")
+    assert report.readers["rasterio"].startswith("skipped: GDAL" if sharded else "ok")
+    assert report.measured.peak_rss_bytes > 0
+    assert set(report.measured.steps_s) == {"metadata", "conventions", "digest", "values", "readers"}
+
+
+def test_report_is_a_record_and_equal_for_equal_runs(tmp_path: Path, store: Path, source: Path) -> None:
+    first = validate(str(store), source=str(source), recipe=recipe())
+    second = validate(f"{store}/", source=str(source), recipe=recipe(), threads=2)
+    assert (first.findings, first.score, first.n_checks) == (second.findings, second.score, second.n_checks)
+    write_record(first, tmp_path / "r.json")
+    assert read_record(ValidationReport, tmp_path / "r.json").verdict is Verdict.PASS
+
+
+def test_stamped_store_passes_without_source_because_its_digest_is_right(store: Path) -> None:
+    report = validate(str(store), recipe=recipe())
+    assert (report.verdict, told(report)) == (Verdict.PASS, [])
+    assert "nothing to compare with" in report.sample
+
+
+def test_progress_reaches_the_total(store: Path, source: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    validate(str(store), source=str(source), recipe=recipe(), threads=2, on_progress=lambda a, b: seen.append((a, b)))
+    assert [a for a, _ in seen] == sorted(a for a, _ in seen)
+    assert seen[-1][0] == seen[-1][1] > 0
+
+
+def test_sampled_depth_compares_less_and_says_so(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zarrmill.core.checks_values.BLOCK_BYTES", 1)
+    product = ref.write_source(tmp_path / "product.zarr", chunk_px=35)
+    full = validate(str(store), source=str(product), recipe=recipe())
+    some = validate(str(store), source=str(product), recipe=recipe(depth="sampled", sample_share=0.2))
+    assert (full.verdict, some.verdict) == (Verdict.PASS, Verdict.PASS)
+    assert 0 < some.n_pixels_compared < full.n_pixels_compared / 2
+    assert "seeded by 'product_0.zarr'" in some.sample
+
+
+def test_structure_depth_reads_no_pixels(store: Path, source: Path) -> None:
+    report = validate(str(store), source=str(source), recipe=recipe(depth="structure"))
+    assert (report.verdict, report.n_pixels_compared, report.sample) == (Verdict.PASS, 0, "no pixels")
+
+
+@pytest.mark.parametrize("arrays_as_assets", [False, True])
+def test_foreign_geozarr_passes(tmp_path: Path, arrays_as_assets: bool) -> None:
+    store = ref.foreign_store(tmp_path / "f.zarr", arrays_as_assets=arrays_as_assets)
+    readers = () if arrays_as_assets else ("xarray", "rioxarray", "rio-tiler", "rasterio")
+    report = validate(str(store), recipe=recipe(readers=readers))
+    assert report.verdict in (Verdict.PASS, Verdict.WARN), told(report)
+    assert not [f for f in report.findings if f.severity is Severity.ERROR]
+    assert report.n_checks > 20
+
+
+def test_foreign_geozarr_with_a_wrong_scale_fails(tmp_path: Path) -> None:
+    store = ref.foreign_store(tmp_path / "f.zarr")
+
+    def change(node: dict[str, Any]) -> None:
+        node["attributes"]["multiscales"]["layout"][1]["transform"]["scale"] = [4.0, 4.0]
+
+    ref.edit(store, "", change)
+    assert "layout.scale" in {f.code for f in validate(str(store), recipe=recipe()).findings}
+
+
+def test_source_with_other_levels_than_the_recipe_may_leave_them_out(tmp_path: Path, source: Path, store: Path) -> None:
+    product, made = tmp_path / "p.zarr", tmp_path / "s.zarr"
+    shutil.copytree(source, product)
+    shutil.copytree(store, made)
+    shutil.rmtree(made / ref.MULTISCALES / "r360m")
+    entries = ref.layout({name: f for name, f in ref.LEVELS.items() if name != "r360m"})
+    ref.edit(made, ref.MULTISCALES, lambda node: node["attributes"]["multiscales"].update({"layout": entries}))
+    ref.seal(made)
+    fewer = recipe().model_copy(update={"pixels": Pixels(chunk_px=15, shard_px=90, levels_m=(10, 20, 60, 120))})
+    assert told(validate(str(made), source=str(product), recipe=fewer)) == []
+    codes = {f.code for f in validate(str(made), source=str(product), recipe=recipe()).findings}
+    assert "layout.levels" in codes
+
+
+def test_nothing_there_is_a_store_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="ZM-STO-MISSING"):
+        validate(str(tmp_path / "none.zarr"))
+
+
+def test_missing_source_is_a_source_error(tmp_path: Path, store: Path) -> None:
+    with pytest.raises(SourceError, match="ZM-SRC-MISSING"):
+        validate(str(store), source=str(tmp_path / "none.zarr"))
+
+
+def test_accept_pass_refuses_a_warning(store: Path, source: Path) -> None:
+    strict = recipe(max_objects=3, accept="PASS")
+    report = validate(str(store), source=str(source), recipe=strict)
+    assert report.verdict is Verdict.WARN
+    assert exit_code(report, strict) == 4
+    assert exit_code(report, recipe()) == 0
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """A file server that cannot list and does not log."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+    def list_directory(self, path: Any) -> None:  # type: ignore[override]
+        """Refuse."""
+        self.send_error(404)
+
+
+@pytest.fixture
+def server(store: Path) -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(store.parent))) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_address[1]}/{store.name}"
+        httpd.shutdown()
+        thread.join()
+
+
+def test_store_over_http_is_checked_without_listing(server: str, source: Path) -> None:
+    report = validate(server, source=str(source), recipe=recipe(readers=("xarray",)), threads=2)
+    assert report.verdict is Verdict.PASS, told(report)
+    assert report.readers == {"listing": "skipped: plain http cannot list objects", "xarray": "ok"}
+    assert "structure.not_listed" in {f.code for f in report.findings}
+
+
+def test_nothing_over_http_is_a_store_error(server: str) -> None:
+    with pytest.raises(StoreError, match="ZM-STO-MISSING"):
+        validate(f"{server}-not")
+
+
+def test_server_that_is_gone_is_an_unknown_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zarrmill.io.objects.Objects.retries", 0)
+    with pytest.raises(UnknownStateError, match="ZM-UNK-OUTAGE"):
+        validate("http://127.0.0.1:9/store.zarr")
