@@ -44,7 +44,7 @@ run: setup  ## Run the planned manifest; run again to resume
 
 demo: setup  ## Set up, convert real pixels end to end, end with the report's path
 	@$(BIN)/zarrmill sample $(SAMPLE)
-	@$(BIN)/snakemake plan --profile $(PROFILE) --quiet all
+	@$(BIN)/zarrmill plan
 	@$(BIN)/snakemake --profile $(PROFILE)
 	@$(BIN)/zarrmill summary
 

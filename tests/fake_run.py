@@ -140,6 +140,15 @@ def write_ok(state: State, product: Product, index: int, *, thumbnail: bool = Tr
         ),
         state.target("convert", product),
     )
+    write_report(state, product, index, n_objects, begin + timedelta(seconds=wall), rng)
+    write_item(state, product, index)
+    write_benchmark(state, product, "stac", 2.0 + index % 10 / 10)
+    if thumbnail:
+        write_thumbnail(state, product, index)
+
+
+def write_report(state: State, product: Product, index: int, n_objects: int, begin: datetime, rng: random.Random) -> None:
+    """Write the validation report of one product."""
     warned = index % 17 == 3
     write_quick(
         ValidationReport(
@@ -153,15 +162,11 @@ def write_ok(state: State, product: Product, index: int, *, thumbnail: bool = Tr
             sample="all pixels",
             n_pixels_compared=120_560_400,
             readers={"xarray": "ok", "rasterio": "ok"},
-            measured=measured(begin + timedelta(seconds=wall), rng.gauss(41, 6), 0.9e9 + rng.gauss(0, 5e7)),
+            measured=measured(begin, rng.gauss(41, 6), 0.9e9 + rng.gauss(0, 5e7)),
             product=product,
         ),
         state.target("validate", product),
     )
-    write_item(state, product, index)
-    write_benchmark(state, product, "stac", 2.0 + index % 10 / 10)
-    if thumbnail:
-        write_thumbnail(state, product, index)
 
 
 def write_failure(state: State, product: Product, index: int, kind: Sequence[str]) -> None:

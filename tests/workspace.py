@@ -1,5 +1,6 @@
 """A user's folder with a small archive, and Snakemake run in it as a user's CI would."""
 
+import atexit
 import json
 import os
 import re
@@ -9,10 +10,12 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from fork_server import ForkServer
 
 from zarrmill.config import Settings, load_settings
 from zarrmill.io.manifest import read_manifest
@@ -21,6 +24,14 @@ from zarrmill.model import Product
 from zarrmill.sample import build_archive
 
 ROOT = Path(__file__).parent.parent
+
+
+@cache
+def fork_server() -> ForkServer:
+    """Return the server that runs dry runs, started on first use."""
+    server = ForkServer()
+    atexit.register(server.stop)
+    return server
 
 
 @dataclass
@@ -132,16 +143,10 @@ class Workspace:
 
     def jobs(self, *arguments: str) -> Counter[str]:
         """Return what Snakemake would run: rule to number of jobs."""
-        process = subprocess.run(
-            [*self.command("-n", "--quiet", "reason", *arguments), "--logger"],
-            cwd=self.path,
-            env={**os.environ, "PYTHONWARNINGS": "ignore"},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        output = process.stdout + process.stderr
-        assert process.returncode == 0, output
+        argv = ["-n", *arguments, "--snakefile", str(ROOT / "workflow/Snakefile"), "--cores", "2"]
+        log = self.path / "dry-run.log"
+        code = fork_server().run(self.path, argv, log)
+        output = log.read_text()
+        assert code == 0, output
         table = re.findall(r"^(\w+)\s+(\d+)$", output, re.MULTILINE)
         return Counter({rule: int(n) for rule, n in table if rule not in ("total", "all")})

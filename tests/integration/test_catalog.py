@@ -210,7 +210,7 @@ class TestForms:
         (folder / "l2a" / f"{product_id(0)}.json").write_text('{"type": "Fea')
         (folder / "l2a" / f"{product_id(1)}.json").unlink()
         found = [(Path(one.address).stem, one.error.code if one.error else "") for one in read_catalogue(source(str(folder)))]
-        assert sorted(found) == [(product_id(0), "ZM-SRC-ITEM"), (product_id(1), "ZM-SRC-MISSING"), (product_id(2), "")]
+        assert sorted(found) == [(product_id(0), "ZM-SRC-METADATA"), (product_id(1), "ZM-SRC-MISSING"), (product_id(2), "")]
         (folder / "l2a" / "collection.json").unlink()
         with pytest.raises(CatalogError, match=r"collection\.json: a child of the catalogue is not there"):
             list(read_catalogue(source(str(folder))))
@@ -310,7 +310,7 @@ class TestPlanOverHttp:
         assert rows == {
             product_id(0): (PlanClass.NEW, ""),
             product_id(1): (PlanClass.REFUSED, "ZM-SRC-MISSING"),
-            product_id(2): (PlanClass.REFUSED, "ZM-SRC-ITEM"),
+            product_id(2): (PlanClass.REFUSED, "ZM-SRC-METADATA"),
             product_id(3): (PlanClass.UNKNOWN, "ZM-SRC-TIMEOUT"),
             product_id(4): (PlanClass.UNKNOWN, "ZM-SRC-DENIED"),
         }

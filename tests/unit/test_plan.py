@@ -387,7 +387,7 @@ class TestFilters:
             item["bbox"] = box
         assert [p.product_id for p in run.plan().products] == [product_id(2), product_id(0)]
         del run.items[0]["bbox"]
-        assert run.plan().summary()["refused"] == {"ZM-SRC-METADATA": 1}
+        assert run.plan().summary()["refused"] == {"ZM-SRC-ITEM": 1}
 
     def test_order_is_by_time_then_collection_and_id_in_both_directions(self) -> None:
         one = entry_of_item(eopf_item(product_id(1), "/a.zarr"), "/items.json", embedded=True)
@@ -470,7 +470,7 @@ class TestRefusals:
     def test_metadata_that_is_cut_or_none_is_refused(self, run: Run, content: str) -> None:
         (run.root / "sources" / f"{product_id(0)}.zarr" / ".zmetadata").write_text(content)
         result = run.plan()
-        assert result.summary()["refused"] == {"ZM-SRC-ITEM": 1}
+        assert result.summary()["refused"] == {"ZM-SRC-METADATA": 1}
         assert len(result.products) == 2
 
     def test_one_key_with_two_sources_is_refused_and_with_one_source_is_a_repeat(self, run: Run) -> None:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any
 import pytest
 from fake_run import FAILURES, FakeRun, fake_products, fake_run, write_failure, write_ok
 from snakemake_interface_logger_plugins.common import LogEvent
-from snakemake_logger_plugin_zarrmill import LogHandler, jobs
 
+from snakemake_logger_plugin_zarrmill import LogHandler, jobs
 from zarrmill.io.progress import (
     STALE_S,
     Heartbeat,
@@ -199,7 +198,7 @@ def golden() -> ProgressSnapshot:
 
 def test_line_for_people_is_golden() -> None:
     assert format_line(golden(), NOON) == (
-        "612/1000 ok · 4 failed (3 source-missing, 1 capacity) · 7 running (S2A_…T32TNQ convert 61 %) · 41 products/h · ETA 21:22"
+        "612/1000 ok · 4 failed (3 source-missing, 1 capacity) · 7 running (S2A_…T32TNQ convert 61 %) · 41 products/h · ETA 21:21"
     )
 
 
@@ -220,9 +219,8 @@ def test_json_for_machines_is_golden() -> None:
         "failed": {"source-missing": 3, "capacity": 1},
         "stages": {"convert": 640, "validate": 620, "stac": 612},
         "products_per_hour": 41.0,
-        "eta": "2025-06-01T21:22:00+00:00",
-    } | {"eta": values["eta"]}
-    assert str(values["eta"]).startswith("2025-06-01T21:22")
+        "eta": "2025-06-01T21:21:57+00:00",
+    }
     json.dumps(progress_json(golden(), NOON))
 
 
@@ -329,10 +327,9 @@ class Driver:
 
 
 @pytest.fixture
-def no_line(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the refreshing thread from drawing, so that what is shown does not depend on time."""
     monkeypatch.setattr("snakemake_logger_plugin_zarrmill.display.Terminal.interval_s", 3600.0)
-    yield
 
 
 def test_log_without_terminal_has_json_lines_for_start_failure_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -510,10 +507,10 @@ rule stac:
 def test_snakemake_runs_with_the_plugin(tmp_path: Path) -> None:
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     command = [sys.executable, "-m", "snakemake", "--logger", "zarrmill", "--cores", "1"]
-    dry = subprocess.run([*command, "-n"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    dry = subprocess.run([*command, "-n"], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert dry.returncode == 0, dry.stderr
     assert "A_00000001: convert → stac  (missing output files)" in dry.stdout
-    real = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    real = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     events = [json.loads(line) for line in real.stderr.splitlines() if line.startswith("{")]
     assert real.returncode == 1
     assert [event["event"] for event in events] == ["start", "failure", "end"]

@@ -82,7 +82,7 @@ class Memory:
     """An array in memory that can be read by region."""
 
     def __init__(self, values: ref.Pixels, chunks: tuple[int, ...], path: str = "a") -> None:
-        self.values, self.chunks, self.path = values, chunks, path
+        self.values, self.chunks, self.inner, self.path = values, chunks, chunks, path
         self.shape, self.n_bytes, self.dtype = values.shape, values.nbytes, values.dtype.name
 
     def read(self, region: tuple[slice, ...]) -> ref.Pixels | str:

@@ -9,8 +9,8 @@ from workspace import Workspace
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """Four products over two days, planned and run to the end with ``profiles/ci``."""
-    work = Workspace.create(tmp_path_factory.mktemp("run") / "work")
+    """Two L2A and one L1C product, planned and run to the end with ``profiles/ci``."""
+    work = Workspace.create(tmp_path_factory.mktemp("run") / "work", n_days=1, products_per_day=3)
     work.snakemake("plan")
     work.snakemake()
     return work

@@ -225,7 +225,9 @@ def _check_flags(node: Node, checks: Checks, source: GivenTree | None) -> None:
 
 
 def _words(meanings: Json) -> list[str]:
-    return meanings.split() if isinstance(meanings, str) else [str(word) for word in meanings or ()]
+    if isinstance(meanings, list):
+        return [str(word) for word in meanings]
+    return meanings.split() if isinstance(meanings, str) else []
 
 
 def _check_against_source(node: Node, array: ArrayMeta, source: GivenTree, checks: Checks) -> None:

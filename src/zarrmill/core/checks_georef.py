@@ -146,7 +146,7 @@ def _check_coordinates(
 ) -> None:
     """Compare y and x with the pixel centres of an unrotated transform."""
     names = node.attributes.get("spatial:dimensions")
-    names = names if isinstance(names, list) and len(names) == 2 else ["y", "x"]
+    names = [str(name) for name in names] if isinstance(names, list) and len(names) == 2 else ["y", "x"]
     for name, size, origin, step in zip(names, shape, (transform[5], transform[2]), (transform[4], transform[0]), strict=True):
         vector = tree.arrays_of(node.path).get(name)
         path = f"{node.path}/{name}".lstrip("/")

@@ -174,6 +174,8 @@ def _array(document: Mapping[str, Json]) -> ArrayMeta:
     encoding = document.get("chunk_key_encoding", {"name": "default"})
     is_default = encoding["name"] == "default"
     separator = (encoding.get("configuration") or {}).get("separator", "/" if is_default else ".")
+    if encoding["name"] not in ("default", "v2") or separator not in ("/", "."):
+        raise ValueError(f"chunk_key_encoding {encoding!r} is none of Zarr v3")
     return ArrayMeta(
         shape=shape,
         data_type=data_type["name"] if isinstance(data_type, dict) else str(data_type),
@@ -188,7 +190,7 @@ def _array(document: Mapping[str, Json]) -> ArrayMeta:
 
 
 def _sizes(values: Any, least: int) -> tuple[int, ...]:  # Any: whatever JSON held
-    if not isinstance(values, list) or any(type(v) is not int or v < least for v in values):
+    if not isinstance(values, list) or any(type(v) is not int or not least <= v < 2**48 for v in values):
         raise ValueError(f"{values!r} is not a list of whole numbers from {least}")
     return tuple(values)
 
@@ -196,7 +198,10 @@ def _sizes(values: Any, least: int) -> tuple[int, ...]:  # Any: whatever JSON he
 def _codecs(codecs: Any) -> Iterator[dict[str, Json]]:  # Any: whatever JSON held
     for given in codecs:
         codec: dict[str, Any] = {"name": given} if isinstance(given, str) else given
-        yield {"name": str(codec["name"]), "configuration": codec.get("configuration") or {}}
+        configuration = codec.get("configuration") or {}
+        if not isinstance(configuration, dict):
+            raise ValueError(f"codec {codec['name']!r} has configuration {configuration!r}")
+        yield {"name": str(codec["name"]), "configuration": configuration}
         if codec["name"] == "sharding_indexed":
             yield from _codecs(codec["configuration"]["codecs"])
             yield from _codecs(codec["configuration"]["index_codecs"])

@@ -34,7 +34,12 @@ class Readable(Protocol):
 
     @property
     def chunks(self) -> tuple[int, ...]:
-        """Shape of what is read together."""
+        """Shape of what one object holds."""
+        ...
+
+    @property
+    def inner(self) -> tuple[int, ...]:
+        """Shape of the smallest piece that can be decoded alone."""
         ...
 
     @property
@@ -84,7 +89,7 @@ class Job:
         n_pixels = max(math.prod(self.base.shape), 1)
         block = max((math.prod(s.stop - s.start for s in region) for region in self.regions()), default=0)
         block_bytes = block * self.base.n_bytes // n_pixels
-        return 2 * block_bytes + min(block_bytes, BLOCK_BYTES) + (2 * block_bytes if self.levels else 0)
+        return 2 * block_bytes + min(block_bytes, BLOCK_BYTES) + (block_bytes * 3 // 2 if self.levels else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +129,8 @@ def split(region: Region, array: Readable, factors: tuple[int, ...] = ()) -> Ite
         yield ()
         return
     item = max(array.n_bytes // max(math.prod(array.shape), 1), 1)
-    edges = [min(chunk, size) for chunk, size in zip(array.chunks, array.shape, strict=True)]
+    unit = array.chunks if math.prod(array.chunks) * item <= BLOCK_BYTES else array.inner
+    edges = [min(chunk, size) for chunk, size in zip(unit, array.shape, strict=True)]
     for d in reversed(range(len(edges))):
         room = max(BLOCK_BYTES // max(math.prod(edges) * item, 1), 1)
         most = min(room, -(-array.shape[d] // edges[d]))

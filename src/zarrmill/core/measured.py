@@ -118,6 +118,8 @@ def _stages_measured(records: Sequence[ProductRecords], products: Mapping[str, P
             peaks[stage] = max(peaks[stage], benchmark.peak_rss_bytes)
         for stage, value in own.items():
             peaks[stage] = max(peaks[stage], value.measured.peak_rss_bytes if value else 0)
+        for failure in record.failures:
+            peaks[failure.stage] = max(peaks[failure.stage], failure.measured.peak_rss_bytes)
     return {
         stage: StageMeasured(
             len(values), sum(values), percentile(values, 0.5), percentile(values, 0.95), max(values), peaks[stage]

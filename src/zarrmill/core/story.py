@@ -115,14 +115,12 @@ def products(n: int) -> str:
 
 def size(n_bytes: float) -> str:
     """Return a size in decimal units with three digits."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n_bytes < 999.5:
-            break
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while n_bytes >= 999.5 and len(units) > 1:
         n_bytes /= 1000
-    else:
-        unit = "TB"
-    digits = 0 if n_bytes >= 100 or unit == "B" else 1 if n_bytes >= 10 else 2
-    return f"{n_bytes:,.{digits}f} {unit}"
+        units.pop(0)
+    digits = 0 if n_bytes >= 100 or units[0] == "B" else 1 if n_bytes >= 10 else 2
+    return f"{n_bytes:,.{digits}f} {units[0]}"
 
 
 def duration(seconds: float) -> str:

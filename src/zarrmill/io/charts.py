@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,34 +66,29 @@ def histogram(
     values = [value for members in series.values() for value in members]
     if not values:
         return ""
+    from matplotlib.ticker import MaxNLocator
+
+    low, high = bounds or _bounds(values, limit[0] if limit else None)
     with _figure(name, 4.6, 2.5) as figure:
         axes = figure.add_subplot()
-        low, high = bounds or _bounds(values, limit[0] if limit else None)
-        named = dict(zip(series, colours, strict=False))
-        axes.hist(
-            [list(members) for members in series.values()],
-            bins=n_bins,
-            range=(low, high),
-            stacked=True,
-            color=[COLOURS[named[key]] for key in series],
-            label=list(series),
-            edgecolor="none",
-            rwidth=0.9,
-        )
+        _bars(axes, series, colours, low, high, n_bins)
         if limit:
-            axes.axvline(limit[0], color=COLOURS["bad"], linestyle=(0, (4, 3)), linewidth=1.2)
-            on_right = limit[0] > low + 0.6 * (high - low)
-            _note(axes, limit[0], limit[1], on_right)
+            _limit(axes, limit, low, high)
         axes.set_xlabel(label)
         axes.set_ylabel("products")
         axes.set_xlim(low, high)
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.margins(y=0.16)
         if len(series) > 1:
             # Above the plot: inside it would hide bars.
-            axes.legend(
-                loc="lower left", bbox_to_anchor=(0, 1), ncols=len(series), frameon=False, borderaxespad=0, handlelength=1
-            )
+            place: Any = {
+                "loc": "lower left",
+                "bbox_to_anchor": (0, 1),
+                "ncols": len(series),
+                "borderaxespad": 0,
+                "handlelength": 1,
+            }
+            axes.legend(frameon=False, **place)
         return _svg(figure, name, f"Histogram: {label}")
 
 
@@ -105,7 +100,7 @@ def stage_bars(name: str, stages: Mapping[str, Sequence[float]], seconds: Format
     with _figure(name, 4.6, 0.75 + 0.5 * len(known)) as figure:
         axes = figure.add_subplot()
         tops = []
-        for row, (stage, values) in enumerate(known.items()):
+        for row, values in enumerate(known.values()):
             median, high = _at(values, 0.5), _at(values, 0.95)
             tops.append(high)
             axes.barh(row, median, height=0.5, color=COLOURS["first"])
@@ -208,7 +203,7 @@ def _figure(name: str, width: float, height: float) -> Iterator["Figure"]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    settings = {
+    settings: Any = {  # matplotlib lists every key as a literal type
         "svg.hashsalt": name,
         "svg.fonttype": "none",
         "font.size": 10.5,
@@ -237,13 +232,11 @@ def _figure(name: str, width: float, height: float) -> Iterator["Figure"]:
 def _svg(figure: "Figure", name: str, label: str) -> str:
     from io import StringIO
 
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
     for axes in figure.axes:
         axes.set_facecolor("none")
     stream = StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    FigureCanvasSVG(figure).print_svg(stream, metadata=nothing)
+    figure.savefig(stream, format="svg", metadata=nothing)
     return _inline(stream.getvalue(), name, label)
 
 
@@ -258,12 +251,33 @@ def _inline(text: str, name: str, label: str) -> str:
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
     body = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', body)
     body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", body)
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
     for theme, stand_in in COLOURS.items():
         body = body.replace(stand_in, f"var(--{theme})")
     return re.sub(r"\s*\n\s*", "\n", body).strip()
 
 
-def _note(axes: "Axes", x: float, text: str, on_right: bool) -> None:
+def _bars(
+    axes: "Axes", series: Mapping[str, Sequence[float]], colours: Sequence[str], low: float, high: float, n_bins: int
+) -> None:
+    """Draw the stacked bars of a histogram."""
+    axes.hist(
+        [list(members) for members in series.values()],
+        bins=n_bins,
+        range=(low, high),
+        stacked=True,
+        color=[COLOURS[colour] for colour, _ in zip(colours, series, strict=False)],
+        label=list(series),
+        edgecolor="none",
+        rwidth=0.9,
+    )
+
+
+def _limit(axes: "Axes", limit: tuple[float, str], low: float, high: float) -> None:
+    """Draw a dashed line with its name on the side that has room."""
+    x, text = limit
+    on_right = x > low + 0.6 * (high - low)
+    axes.axvline(x, color=COLOURS["bad"], linestyle=(0, (4, 3)), linewidth=1.2)
     axes.annotate(
         text,
         (x, 1),

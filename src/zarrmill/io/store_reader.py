@@ -29,7 +29,18 @@ if TYPE_CHECKING:
 
 Values = NDArray[Any]  # Any: arrays keep the dtype that they are stored with
 Region = tuple[slice, ...]
-_DECODE = (ValueError, RuntimeError, TypeError, OSError, EOFError, ArithmeticError, LookupError, AssertionError, zlib.error)
+_DECODE = (
+    ValueError,
+    RuntimeError,
+    TypeError,
+    OSError,
+    EOFError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,8 @@ class ArrayReader:
     """Name in native byte order; ``string`` for text."""
     chunks: tuple[int, ...]
     """Shape of what one object holds."""
+    inner: tuple[int, ...]
+    """Shape of the smallest piece that can be decoded alone."""
     attributes: Mapping[str, Json]
     dims: tuple[str, ...]
     array: "zarr.Array[Any]"
@@ -157,7 +170,8 @@ def open_array(objects: Objects, path: str, document: Mapping[str, Json], outer:
         try:
             array = zarr.Array.from_dict(StorePath(objects.zarr_store(), path), dict(document))
             dims = tuple(str(name) for name in document.get("dimension_names") or ())
-            return ArrayReader(path, array.shape, _dtype(array), outer, document.get("attributes", {}), dims, array, objects)
+            attributes = document.get("attributes", {})
+            return ArrayReader(path, array.shape, _dtype(array), outer, array.chunks, attributes, dims, array, objects)
         except _DECODE as error:
             return f"{type(error).__name__}: {error}".split("\n")[0][:200]
 
@@ -224,7 +238,7 @@ class SourceReader:
                 names = getattr(node.metadata, "dimension_names", None) or attributes.get("_ARRAY_DIMENSIONS") or ()
                 dims = tuple(str(name) for name in names)  # type: ignore[union-attr]
                 outer = node.shards or node.chunks
-                yield path, ArrayReader(path, node.shape, _dtype(node), outer, attributes, dims, node, self.objects)
+                yield path, ArrayReader(path, node.shape, _dtype(node), outer, node.chunks, attributes, dims, node, self.objects)
 
 
 def tree_sha256(objects: Objects, sizes: Mapping[str, int], threads: int) -> str:

@@ -6,7 +6,7 @@ missing. A record that cannot be read is listed in the report; it does not stop 
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -42,23 +42,35 @@ def report(settings: Settings, *, workdir: Path | None = None, command: str = CO
     shown as the way to continue; now: time of the report.
     Raises: CapacityError, StoreError: the report cannot be written. Unreadable input never raises.
     """
+    summary, records, recipes, state = _survey(settings, workdir, now)
+    stores = _stores(settings.store_root, workdir or Path(), state.report.parent)
+    write_text(state.summary, dumps(summary_json(summary)))
+    write_text(state.report, _html(summary, records, state, stores, command, recipes))
+    return summary
+
+
+def survey(settings: Settings, *, workdir: Path | None = None, now: datetime | None = None) -> Summary:
+    """Return the summary of a run without writing anything."""
+    return _survey(settings, workdir, now)[0]
+
+
+def _survey(
+    settings: Settings, workdir: Path | None, now: datetime | None
+) -> tuple[Summary, tuple[ProductRecords, ...], Mapping[str, Recipe], State]:
     base = workdir or Path()
     reader = _Reader(State(base / settings.run_root), State(settings.run_root), now or datetime.now(UTC))
     recipes = reader.recipes(settings, base)
     records = reader.products()
+    skipped = reader.skipped()
     summary = summarise(
         settings.run,
         records,
         generated=reader.now,
-        skipped=reader.skipped(),
+        skipped=skipped,
         unreadable=tuple(reader.unreadable),
         max_objects={name: recipe.validation.max_objects for name, recipe in recipes.items()},
     )
-    state = reader.state
-    write_text(state.summary, dumps(summary_json(summary)))
-    stores = _stores(settings.store_root, base, state.report.parent)
-    write_text(state.report, _html(summary, records, state, stores, command, recipes))
-    return summary
+    return summary, records, recipes, reader.state
 
 
 def summary_json(summary: Summary) -> dict[str, Json]:
@@ -217,7 +229,12 @@ def _html(
         "plan": state.plan_html.exists(),
         "catalog": (state.catalog / "catalog.json").exists(),
     }
-    filters = {"number": story.number, "size": story.size, "duration": story.duration, "day": story.day}
+    filters: dict[str, Callable[..., object]] = {
+        "number": story.number,
+        "size": story.size,
+        "duration": story.duration,
+        "day": story.day,
+    }
     return render_page("report.html.j2", values, filters)
 
 
@@ -267,7 +284,7 @@ def _quicklooks(
 ) -> list[dict[str, str]]:
     """Return the thumbnails for the page: stores with warnings first, then in the order of the manifest."""
     pairs = sorted(zip(summary.products, records, strict=True), key=lambda pair: pair[0].verdict != Verdict.WARN)
-    looks = []
+    looks: list[dict[str, str]] = []
     for row, record in pairs:
         if len(looks) == MAX_QUICKLOOKS:
             break

@@ -33,8 +33,9 @@ from zarrmill.model import Measured, Product, Severity, ValidationReport, Verdic
 SOFTWARE = ("zarr", "numcodecs", "numpy", "xarray", "rioxarray", "rio-tiler", "rasterio", "zarr-cm", "geozarr-toolkit")
 BASE_BYTES = 450_000_000
 """Memory of the interpreter with every reader loaded."""
-WORK_BYTES = 700_000_000
+WORK_BYTES = 560_000_000
 """Memory for blocks, whatever more a recipe allows."""
+DEFAULT_MEMORY_MB = int(Recipe.model_fields["memory_mb"].default)
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 Progress = Callable[[int, int], None]
 
@@ -86,20 +87,9 @@ def validate(
     UnknownStateError: one of them does not answer.
     """
     started, wall, cpu = datetime.now(UTC), time.monotonic(), time.process_time()
-    run = _Run(
-        store=Objects(store.rstrip("/")),
-        source=SourceReader(Objects(source.rstrip("/"))) if source else None,
-        limits=recipe.validation if recipe else Validation(),
-        pixels=recipe.pixels if recipe else None,
-        memory_mb=recipe.memory_mb if recipe else 2000,
-        threads=max(threads, 1),
-        seed=product.product_id if product else store.rstrip("/").rpartition("/")[2],
-        progress=on_progress,
-    )
-    import zarr
-
-    with zarr.config.set({"async.concurrency": 2 * run.threads, "threading.max_workers": run.threads}):
-        _check(run)
+    seed = product.product_id if product else store.rstrip("/").rpartition("/")[2]
+    run = _run(Objects(store.rstrip("/")), source, recipe, max(threads, 1), seed, on_progress)
+    _check(run)
     return ValidationReport(
         store=store,
         source=source or "",
@@ -114,6 +104,13 @@ def validate(
         measured=_measured(run, started, wall, cpu),
         product=product,
     )
+
+
+def _run(store: Objects, source: str | None, recipe: Recipe | None, threads: int, seed: str, progress: Progress | None) -> _Run:
+    given = SourceReader(Objects(source.rstrip("/"))) if source else None
+    if recipe is None:
+        return _Run(store, given, Validation(), None, DEFAULT_MEMORY_MB, threads, seed, progress)
+    return _Run(store, given, recipe.validation, recipe.pixels, recipe.memory_mb, threads, seed, progress)
 
 
 _RANK = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
@@ -139,6 +136,13 @@ def _measured(run: _Run, started: datetime, wall: float, cpu: float) -> Measured
 
 
 def _check(run: _Run) -> None:
+    import zarr
+
+    with zarr.config.set({"async.concurrency": 2 * run.threads, "threading.max_workers": run.threads}):
+        _check_all(run)
+
+
+def _check_all(run: _Run) -> None:
     jobs: list[Job] = []
     compared: set[str] = set()
     with run.step("metadata"):
