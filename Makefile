@@ -26,6 +26,7 @@ $(VENV)/.locked: requirements.lock pyproject.toml $(filter .tools/bin/uv,$(UV))
 	$(UV) venv --quiet --allow-existing --python "$$(cat .python-version)" $(VENV)
 	$(UV) pip sync --quiet --python $(VENV) --compile-bytecode requirements.lock
 	$(UV) pip install --quiet --python $(VENV) --no-deps --editable .
+	$(BIN)/python -m compileall -q src
 	touch $@
 
 setup: $(VENV)/.locked  ## Make the environment from the lock file
@@ -70,7 +71,7 @@ servers: setup  ## Install what the tests start or open: a headless browser
 
 test: setup servers  ## Run every test, with coverage
 	$(BIN)/coverage erase
-	$(BIN)/pytest --numprocesses 2 --cov --cov-report=
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --cov --cov-report=
 	$(BIN)/coverage report
 	$(BIN)/coverage report --include='src/zarrmill/core/*,src/zarrmill/config.py' --fail-under=90
 

@@ -12,6 +12,7 @@ from typing import Any
 import geozarr_reference as ref
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -271,6 +272,21 @@ def test_source_with_other_levels_than_the_recipe_may_leave_them_out(tmp_path: P
     assert told(validate(str(made), source=str(product), recipe=fewer)) == []
     codes = {f.code for f in validate(str(made), source=str(product), recipe=recipe()).findings}
     assert "layout.levels" in codes
+
+
+def test_source_level_that_does_not_divide_the_extent_may_be_left_out(tmp_path: Path, source: Path, store: Path) -> None:
+    product = tmp_path / "p.zarr"
+    shutil.copytree(source, product)
+    for size_m, left_out in ((360, False), (240, True)):  # 1800 m are 5 pixels of 360 m and 7.5 of 240 m
+        path = f"{ref.MULTISCALES}/r{size_m}m/b99"
+        array = zarr.create_array(product, name=path, shape=(5, 5), dtype="u2", chunks=(5, 5), zarr_format=2)
+        array[...] = 7
+        zarr.consolidate_metadata(product, zarr_format=2)
+        levels = recipe().model_copy(update={"pixels": Pixels(chunk_px=15, shard_px=90, levels_m=(10, 20, 60, 120, 240, 360))})
+        report = validate(str(store), source=str(product), recipe=levels)
+        missing = [f.path for f in report.findings if f.code == "arrays.missing"]
+        assert missing == ([] if left_out else [f"/{path}"])
+        shutil.rmtree(product / f"{ref.MULTISCALES}/r{size_m}m")
 
 
 def test_nothing_there_is_a_store_error(tmp_path: Path) -> None:

@@ -104,18 +104,31 @@ def check_complete(tree: StoreTree, source: GivenTree, checks: Checks, pixels: P
     groups = {node.path for node in tree.multiscales}
     for path in source.arrays:
         parts = path.split("/")
-        if path not in tree.arrays and _left_out(path, parts, groups, pixels):
+        if path not in tree.arrays and _left_out(source, parts, groups, pixels):
             continue
         checks.expect(path in tree.arrays, "arrays.missing", path, "array of the source is not in the store")
 
 
-def _left_out(path: str, parts: list[str], groups: set[str], pixels: Pixels) -> bool:
+def _left_out(source: GivenTree, parts: list[str], groups: set[str], pixels: Pixels) -> bool:
+    """Whether the recipe leaves an array out: quick-looks, and levels that it does not list or that do not fit exactly."""
     if not pixels.quicklook and any(part.endswith("_quicklook") for part in parts[:-1]):
         return True
     parent = "/".join(parts[:-1])
     size_m = level_m(parent)
     in_multiscales = parent.rpartition("/")[0] in groups | {"measurements/reflectance"}
-    return in_multiscales and size_m is not None and size_m not in pixels.levels_m
+    if not in_multiscales or size_m is None:
+        return False
+    return size_m not in pixels.levels_m or not _fits(source, parent.rpartition("/")[0], size_m)
+
+
+def _fits(source: GivenTree, group: str, size_m: int) -> bool:
+    """Whether pixels of ``size_m`` divide the extent of the finest level of ``group`` exactly."""
+    rasters = {p: a.shape for p, a in source.arrays.items() if p.startswith(f"{group}/") and len(a.shape) == 2}
+    extents = {level: shape for p, shape in rasters.items() if (level := level_m(p.rpartition("/")[0])) is not None}
+    if not extents:
+        return True
+    finest = min(extents)
+    return all(edge * finest % size_m == 0 for edge in extents[finest])
 
 
 def _level_groups(tree: StoreTree) -> set[str]:

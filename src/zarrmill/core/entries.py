@@ -22,7 +22,7 @@ from zarrmill.model import Json
 
 Bbox = tuple[float, float, float, float]
 
-RESERVED = frozenset({"failed", "progress", "catalog", "logs", "report"})
+RESERVED = frozenset({"benchmarks", "failed", "progress", "catalog", "logs", "report"})
 """Folders of a run's state; a collection of that name would write into them."""
 
 SCHEMES = ("", "file", "http", "https", "s3")

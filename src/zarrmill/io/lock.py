@@ -37,3 +37,9 @@ class RunLock:
         handle.write(str(os.getpid()))
         handle.flush()
         self._handle = handle
+
+    def release(self) -> None:
+        """Let the run go before the process ends."""
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
