@@ -16,6 +16,7 @@ from zarrmill import __version__
 from zarrmill.config import Recipe, Settings, load_recipes, load_settings
 from zarrmill.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ConfigError, ZarrmillError
 from zarrmill.io.state import State
+from zarrmill.model import ValidationReport
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -90,7 +91,7 @@ def validate(
 ) -> int:
     """Check any GeoZarr store, ours or not. The exit code is 0 when the verdict is accepted, else 4."""
     from zarrmill.io.record import record_text
-    from zarrmill.stages.validate import exit_code, print_report
+    from zarrmill.stages.validate import exit_code
     from zarrmill.stages.validate import validate as check
 
     chosen = _recipe(recipe)
@@ -98,7 +99,7 @@ def validate(
     if json:
         print(record_text(report), end="")
     else:
-        print_report(report)
+        _print_report(report)
     return exit_code(report, chosen)
 
 
@@ -187,6 +188,38 @@ def errors() -> int:
     for code, text in CODES.items():
         print(f"{code:18} {text}")
     return EXIT_OK
+
+
+@app.command()
+@_exits
+def reference(root: Annotated[Path, typer.Argument(help="Root of the project.")] = Path()) -> int:
+    """Generate docs/reference and the schemas from the code."""
+    from zarrmill.reference import write_reference
+
+    for path in write_reference(root):
+        print(path)
+    return EXIT_OK
+
+
+def _print_report(report: ValidationReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if report.findings:
+        table = Table(show_edge=False)
+        for column in ("severity", "code", "path", "what was found"):
+            table.add_column(column, overflow="fold")
+        for finding in report.findings:
+            table.add_row(finding.severity, finding.code, Text(finding.path), Text(finding.message))
+        console.print(table)
+    for reader, outcome in report.readers.items():
+        console.print(Text(f"reader {reader}: {outcome}"))
+    compared = (
+        f"{report.n_pixels_compared:,} pixels compared with the source ({report.sample})" if report.source else "no source given"
+    )
+    console.print(Text(f"{report.verdict}  score {report.score:g}  {report.n_checks} checks  {compared}  {report.store}"))
 
 
 def _recipe(path: Path | None) -> Recipe | None:

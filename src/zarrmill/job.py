@@ -51,7 +51,7 @@ def product_job(stage: str, *, plan: str, config: Mapping[str, Any], log: str) -
     record = read_record(PlanRecord, Path(plan))
     product = record.product
     attempt = len(state.failures_of(product)) + 1
-    with _logging_to(Path(log)):
+    with logging_to(Path(log)):
         structlog.contextvars.bind_contextvars(run=settings.run, product=product.name, stage=stage, attempt=attempt)
         logger = structlog.get_logger()
         logger.info("started")
@@ -125,7 +125,7 @@ def _record_failure(
 
 
 @contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
+def logging_to(path: Path) -> Iterator[None]:
     """Write events as JSON lines to ``path``, the warnings of libraries among them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as stream:

@@ -106,7 +106,9 @@ def test_journal_proves_only_what_is_whole(tmp_path):
             stream.write('{"source": "torn", "obj')
         assert list(writer.finished()) == ["good"]
         writer.clear(["good/c/0"])
-    assert [p.relative_to(tmp_path / "s.zarr").as_posix() for p in (tmp_path / "s.zarr").rglob("*") if p.is_file()] == ["good/c/0"]
+    assert [p.relative_to(tmp_path / "s.zarr").as_posix() for p in (tmp_path / "s.zarr").rglob("*") if p.is_file()] == [
+        "good/c/0"
+    ]
 
 
 def test_second_writer_waits_and_then_says_who_holds_the_store(tmp_path):

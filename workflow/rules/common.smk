@@ -29,7 +29,9 @@ def targets(stage):
 
     def paths(wildcards):
         if MANIFEST is None:
-            raise WorkflowError(f"{STATE.manifest} is not there yet: run `snakemake --profile profiles/local plan` first")
+            raise WorkflowError(
+                f"{STATE.manifest} is not there yet: run `snakemake --profile profiles/local plan` first"
+            )
         return [STATE.target(stage, product).as_posix() for product in MANIFEST]
 
     return paths
@@ -39,7 +41,9 @@ def recipe_of(wildcards):
     """Return the recipe of one product; of a product that left the manifest, any recipe of its type."""
     product = PRODUCTS.get(wildcards.product)
     if product is None or product.product_type not in RECIPES:
-        raise WorkflowError(f"{wildcards.product} is not in {STATE.manifest}, or no recipe serves it; plan again")
+        raise WorkflowError(
+            f"{wildcards.product} is not in {STATE.manifest}, or no recipe serves it; plan again"
+        )
     return RECIPES[product.product_type]
 
 

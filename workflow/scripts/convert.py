@@ -1,12 +1,9 @@
 """Entry point of the rule ``convert``."""
 
 from pathlib import Path
-from typing import Any
 
 from zarrmill.io.record import write_record
 from zarrmill.job import product_job
-
-snakemake: Any
 
 if __name__ == "__main__" and "snakemake" in globals():
     with product_job("convert", plan=snakemake.input.plan, config=snakemake.config, log=snakemake.log.text) as job:

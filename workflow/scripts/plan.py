@@ -1,13 +1,10 @@
 """Entry point of the rule ``plan``."""
 
 import sys
-from typing import Any
 
 from zarrmill.cli import run_plan
 from zarrmill.config import parse_settings
 from zarrmill.errors import EXIT_NOTHING, EXIT_OK
-
-snakemake: Any
 
 if __name__ == "__main__" and "snakemake" in globals():
     code = run_plan(parse_settings(snakemake.config))

@@ -1,11 +1,11 @@
 """Entry point of the rule ``report``."""
 
-from typing import Any
+from pathlib import Path
 
 from zarrmill.config import parse_settings
+from zarrmill.job import logging_to
 from zarrmill.stages.report import report
 
-snakemake: Any
-
 if __name__ == "__main__" and "snakemake" in globals():
-    report(parse_settings(snakemake.config))
+    with logging_to(Path(snakemake.log.text)):
+        report(parse_settings(snakemake.config))

@@ -1,13 +1,10 @@
 """Entry point of the rule ``stac``."""
 
 from pathlib import Path
-from typing import Any
 
 from zarrmill.io.record import read_record
 from zarrmill.job import product_job
 from zarrmill.model import ConvertReceipt, ValidationReport
-
-snakemake: Any
 
 if __name__ == "__main__" and "snakemake" in globals():
     with product_job("stac", plan=snakemake.input.plan, config=snakemake.config, log=snakemake.log.text) as job:

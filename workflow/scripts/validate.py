@@ -1,13 +1,10 @@
 """Entry point of the rule ``validate``."""
 
 from pathlib import Path
-from typing import Any
 
 from zarrmill.io.record import read_record, write_record
 from zarrmill.job import check_accepted, product_job
 from zarrmill.model import ConvertReceipt
-
-snakemake: Any
 
 if __name__ == "__main__" and "snakemake" in globals():
     with product_job("validate", plan=snakemake.input.plan, config=snakemake.config, log=snakemake.log.text) as job:

@@ -166,7 +166,7 @@ class PlanResult:
         work = summary["to_do"]
         yield (
             f"to do: {work['n_products']} products, {work['n_conversions']} conversions, {work['n_objects']} objects, "
-            f"{work['gb']:g} GB decoded, {work['hours']:g} hours on {self.threads} cores "
+            f"{work['gb']:g} GB decoded, {_duration(work['hours'])} on {self.threads} cores "
             f"(assuming {DECODED_BYTES_PER_CORE_S / 1e6:g} MB/s a core)"
         )
         if work["n_without_estimate"]:
@@ -192,3 +192,10 @@ class PlanResult:
 def _count(values: Iterable[str], order: tuple[str, ...] = ()) -> dict[str, int]:
     found = Counter(value for value in values if value)
     return {value: found[value] for value in (order or tuple(sorted(found))) if found[value]}
+
+
+def _duration(hours: float) -> str:
+    """Return hours in the unit that a person would use."""
+    if hours >= 1:
+        return f"about {hours:.1f} hours"
+    return f"about {hours * 60:.0f} minutes" if hours * 60 >= 1 else "less than a minute"

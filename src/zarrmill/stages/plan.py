@@ -133,6 +133,8 @@ def print_plan(result: PlanResult, console: Console) -> None:
     for name, justify in (("class", "left"), ("products", "right"), ("for example", "left")):
         table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
     for plan_class, n in result.counts.items():
+        if not n:
+            continue
         example = next((row for row in result.rows if row.plan_class is plan_class), None)
         words = f"{example.product_id}: {example.reason}" if example else ""
         table.add_row(plan_class.value, f"{n}", Text(words[:200]))

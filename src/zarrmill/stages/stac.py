@@ -156,8 +156,8 @@ def _check_document(document: Mapping[str, Json], settings: Settings) -> SchemaC
     check = load_schemas(schema_folder(settings.schema_cache)).check(document)
     if check.faults:
         raise ConformanceError(f"{document.get('id')}: " + "; ".join(map(str, check.faults)), kind="item")
-    for url in check.unchecked:
-        log.warning("schema not available", schema=url, document=document.get("id"), help="set schema_cache to check it")
+    if check.unchecked:
+        log.warning("schemas not available", schemas=check.unchecked, document=document.get("id"), help="set schema_cache")
     return check
 
 

@@ -1,0 +1,107 @@
+"""Generates the reference pages and schemas from the code; a test fails when the files drift."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+
+from zarrmill.config import Recipe, Settings
+from zarrmill.core.checks import findings_markdown
+from zarrmill.errors import CODES, TREE
+from zarrmill.io.record import SCHEMAS
+
+
+def reference_files() -> dict[str, str]:
+    """Return every generated file: path from the project's root to content."""
+    files = {
+        "docs/reference/config.md": config_markdown(),
+        "docs/reference/errors.md": errors_markdown(),
+        "docs/reference/findings.md": findings_markdown(),
+        "config/schemas/config.schema.json": _schema(Settings),
+        "config/schemas/recipe.schema.json": _schema(Recipe),
+    }
+    for kind, name in SCHEMAS.items():
+        files[f"docs/reference/schemas/{name.split('/')[1]}.schema.json"] = _text(TypeAdapter(kind).json_schema())
+    return files
+
+
+def write_reference(root: Path) -> list[Path]:
+    """Write every generated file below ``root`` and return those that changed."""
+    changed = []
+    for name, text in reference_files().items():
+        path = root / name
+        if not path.exists() or path.read_text() != text:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            changed.append(path)
+    return changed
+
+
+def errors_markdown() -> str:
+    """Return ``docs/reference/errors.md``."""
+    lines = ["# Error codes", "", "Generated from `src/zarrmill/errors.py`; do not edit.", ""]
+    lines += ["| exit code | meaning |", "| --- | --- |"]
+    meanings = {
+        0: "all done",
+        2: "usage or configuration error",
+        3: "nothing to do",
+        4: "finished, something failed",
+        5: "stopped by a bound",
+        6: "unknown state (an outage): nothing was decided",
+        130: "interrupted",
+    }
+    lines += [f"| {code} | {text} |" for code, text in meanings.items()]
+    lines += ["", "Snakemake itself ends with 1 when any job failed; `zarrmill summary` and `status` then end with 4."]
+    for error in TREE:
+        summary = (error.__doc__ or "").strip().splitlines()[0]
+        lines += ["", f"## {error.__name__} (exit {error.exit_code})", "", summary, ""]
+        lines += ["| code | what it means, what to do |", "| --- | --- |"]
+        lines += [f"| `{code}` | {text} |" for code, text in CODES.items() if code.startswith(f"{error.prefix}-")]
+    return "\n".join(lines) + "\n"
+
+
+def config_markdown() -> str:
+    """Return ``docs/reference/config.md``."""
+    lines = ["# Configuration", "", "Generated from `src/zarrmill/config.py`; do not edit. Unknown keys are refused."]
+    for title, model in (
+        ("config/config.yaml: where things are", Settings),
+        ("config/recipes/*.yaml: how stores are made", Recipe),
+    ):
+        lines += ["", f"## {title}", "", "| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+        lines += [f"| `{key}` | {kind} | {default} | {text} |" for key, kind, default, text in _keys(model)]
+    return "\n".join(lines) + "\n"
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
+    schema = model.model_json_schema()["properties"]
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        text = (field.description or "").replace("\n", " ")
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield f"{prefix}{name}", "group", "", text
+            yield from _keys(inner, f"{prefix}{name}.")
+            continue
+        default = "required" if field.is_required() else f"`{json.dumps(field.get_default(call_default_factory=True))}`"
+        yield f"{prefix}{name}", _kind(schema[name]), default, text
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(_kind(choice) for choice in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if schema.get("type") == "array":
+        return "list"
+    bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤"}
+    found = ", ".join(f"{sign} {schema[key]:g}" for key, sign in bounds.items() if key in schema)
+    return f"{schema.get('type', 'any')}{f' ({found})' if found else ''}"
+
+
+def _schema(model: type[BaseModel]) -> str:
+    return _text({"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema()})
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
