@@ -82,7 +82,8 @@ def check_accepted(report: ValidationReport, recipe: Recipe, product: Product) -
     first = "; ".join(f"{f.code} {f.path}: {f.message}" for f in report.findings[:3])
     more = f" and {len(report.findings) - 3} more" if len(report.findings) > 3 else ""
     raise ConformanceError(
-        f"{product.product_id}: {report.store}: verdict {report.verdict}, the recipe accepts {recipe.validation.accept}; {first}{more}",
+        f"{product.product_id}: {report.store}: verdict {report.verdict}, "
+        f"the recipe accepts {recipe.validation.accept}; {first}{more}",
         kind="store",
         findings=report.findings,
     )
