@@ -12,6 +12,10 @@ UV_VERSION := 0.13.9
 UV := $(shell if uv --version >/dev/null 2>&1; then echo uv; else echo .tools/bin/uv; fi)
 SAMPLE := results/sample
 PROFILE ?= profiles/local
+SIZE ?= 10980
+REPEATS ?= 3
+WITH_OTHERS ?= 1
+BIG ?= 0
 
 export PYTHONHASHSEED := 0
 export MPLBACKEND := Agg
@@ -65,6 +69,10 @@ format: setup  ## Format everything
 docs: setup  ## Generate the reference pages and schemas from the code
 	$(BIN)/zarrmill reference
 
+bench: setup  ## Measure the engine (REPEATS=3 SIZE=10980 WITH_OTHERS=1 BIG=0)
+	$(BIN)/python -m benchmarks.engine --size $(SIZE) --repeats $(REPEATS) --uv $(UV) \
+	  $(if $(filter 1,$(WITH_OTHERS)),--others) $(if $(filter 1,$(BIG)),--big)
+
 servers: setup  ## Install what the tests start or open: a headless browser
 	@if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 	  export DEBIAN_FRONTEND=noninteractive; apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; fi
@@ -79,4 +87,4 @@ clean:  ## Remove everything that commands made
 	rm -rf $(VENV) .tools .snakemake .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
 	find results -mindepth 1 ! -name README.md -delete
 
-.PHONY: help setup lock sample plan run demo check format docs servers test clean
+.PHONY: help setup lock sample plan run demo check format docs servers test bench clean

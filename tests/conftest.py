@@ -1,4 +1,4 @@
-"""Fixtures that tests share: small products, built once a session, and their manifest rows."""
+"""Fixtures that tests share: small products, built once a session."""
 
 import shutil
 from collections.abc import Callable
@@ -6,47 +6,7 @@ from pathlib import Path
 
 import pytest
 from builders import build_test_product
-
-from zarrmill.config import Recipe, load_recipe, product_digest
-from zarrmill.io.objects import Objects
-from zarrmill.io.source import read_tree
-from zarrmill.model import Product
-
-ROOT = Path(__file__).parent.parent
-
-
-def recipe_for(product_type: str, **pixels: object) -> Recipe:
-    """Return the shipped recipe of a product type, with small chunks so that small products have many."""
-    name = {"S02MSIL2A": "s2-l2a", "S02MSIL1C": "s2-l1c"}[product_type]
-    recipe = load_recipe(ROOT / f"config/recipes/{name}.yaml")
-    values = {**recipe.pixels.model_dump(), "chunk_px": 60, "shard_px": 120, **pixels}
-    return Recipe.model_validate({**recipe.model_dump(), "pixels": values})
-
-
-def product_row(source: Path, recipe: Recipe, product_type: str = "S02MSIL2A", fingerprint: str | None = None) -> Product:
-    """Return the manifest row of a source product on disk."""
-    fingerprint = read_tree(Objects(str(source))).fingerprint if fingerprint is None else fingerprint
-    return Product(
-        collection="sentinel-2-l2a" if product_type == "S02MSIL2A" else "sentinel-2-l1c",
-        product_id=source.stem,
-        datetime="2025-01-13T15:43:09Z",
-        product_type=product_type,
-        href=str(source),
-        item_href="",
-        recipe=recipe.name,
-        digest=product_digest(recipe, fingerprint),
-        source_fingerprint=fingerprint,
-        n_bytes=0,
-        n_objects=0,
-        mem_mb=recipe.memory_mb,
-    )
-
-
-def garble_chunk(product: Path, array_path: str, key: str) -> None:
-    """Overwrite the start of a chunk's compressed stream, which no decoder can take for data."""
-    path = product / array_path / key
-    data = path.read_bytes()
-    path.write_bytes(data[:16] + b"\xa5" * 48 + data[64:])
+from workspace import Workspace
 
 
 @pytest.fixture(scope="session")
@@ -70,3 +30,24 @@ def source_copy(shared_sources: dict[str, Path], tmp_path: Path) -> Callable[[st
         return Path(shutil.copytree(source, tmp_path / "source" / source.name))
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Two L2A and one L1C product, planned and run to the end with ``profiles/ci``."""
+    work = Workspace.create(tmp_path_factory.mktemp("run") / "work", n_days=1, products_per_day=3)
+    work.snakemake("plan")
+    work.snakemake()
+    return work
+
+
+@pytest.fixture
+def finished(finished_run: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of the finished run."""
+    return finished_run.copy(tmp_path / "work")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Callable[..., Workspace]:
+    """Return a function that creates a folder where nothing ran yet."""
+    return lambda **options: Workspace.create(tmp_path / "work", **options)

@@ -7,6 +7,7 @@ Snakemake imports every logger plugin at each of its starts, in every job too: o
 """
 
 import logging
+import re
 import sys
 import threading
 import time
@@ -24,6 +25,8 @@ PASSED_OVER = (
     "CalledProcessError",
 )
 """Errors that repeat what a failed job said already."""
+OURS = re.compile(r"ZM-[A-Z]{3}-[A-Z]+: .*")
+"""A message of our error tree, on its line."""
 NOTHING = "Nothing to be done"
 TOLD = (NOTHING, "Trying to restart job", "Complete log(s)", "Terminating processes", "Will exit after")
 """What Snakemake says as plain information and an operator wants to see."""
@@ -158,7 +161,8 @@ class LogHandler(LogHandlerBase):
         if not text or any(part in text for part in PASSED_OVER):
             return
         if record.levelno >= logging.ERROR:
-            self._show.message("error", text)
+            ours = OURS.search(text)  # without the place in the rule files that Snakemake wraps around it
+            self._show.message("error", ours.group() if ours else text)
         elif record.levelno >= logging.WARNING:
             if not self._silent:
                 self._show.message("warning", text)

@@ -1,5 +1,6 @@
 """What Snakemake's events say about jobs, and what the run's state says about products."""
 
+import json
 import re
 import time
 from collections import Counter
@@ -174,7 +175,7 @@ class Run:
 
 
 def last_lines(path: str, n: int = 5) -> list[str]:
-    """Return the last lines of a log that are not empty; none when it cannot be read."""
+    """Return the last lines of a log that are not empty, or the failure that it ends with; none when it cannot be read."""
     try:
         with Path(path).open("rb") as stream:
             stream.seek(0, 2)
@@ -182,7 +183,17 @@ def last_lines(path: str, n: int = 5) -> list[str]:
             text = stream.read().decode(errors="replace")
     except OSError:
         return []
-    return [line for line in text.splitlines() if line.strip()][-n:]
+    lines = [line for line in text.splitlines() if line.strip()][-n:]
+    failure = _failure_of(lines[-1]) if lines else None
+    return [failure] if failure else lines
+
+
+def _failure_of(line: str) -> str | None:
+    try:
+        event = json.loads(line)
+        return f"{event['code']}: {event['message']}"
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def todo(jobs: Iterable[Job]) -> dict[str, list[Job]]:

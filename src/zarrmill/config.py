@@ -7,9 +7,10 @@ The only module that knows a YAML key, and the only one with defaults. Every mod
 import hashlib
 import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -41,6 +42,17 @@ class Codec(_Model):
     """Filter before compression for items wider than one byte; one-byte items are never shuffled."""
 
 
+class Grd(_Model):
+    """How radar images (Sentinel-1 GRD) come onto a map grid; for other products nothing."""
+
+    crs: Literal["utm", "EPSG:4326"] = "utm"
+    """Target: the UTM zone of the scene's centre, or degrees (a pixel then has the size of the finest level at the equator)."""
+    resampling: Literal["bilinear", "nearest"] = "bilinear"
+    """How a pixel is made of the samples around it; samples of DN 0 never count."""
+    calibration: Literal["none", "sigma0", "gamma0"] = "none"
+    """``none`` keeps DN (uint16); the others make backscatter of it (float32, linear power, noise not removed)."""
+
+
 class Pixels(_Model):
     """The part of a recipe that shapes bytes; it is part of every store's name."""
 
@@ -58,6 +70,8 @@ class Pixels(_Model):
     """What to do with a source that is Zarr v3 already: lay it out anew by this recipe, or refuse it."""
     mandatory: tuple[str, ...] = ("measurements/reflectance/*/*",)
     """Source arrays (shell patterns on their path) in which a missing chunk is an error; elsewhere it reads as fill value."""
+    grd: Grd | None = None
+    """Radar images only: how they come onto a map grid; null takes the defaults."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -171,6 +185,16 @@ class Source(_Model):
                 raise ValueError(f"bbox {value} is not west, south, east, north in degrees")
         return value
 
+    @field_validator("catalogue")
+    @classmethod
+    def _catalogue(cls, value: str) -> str:
+        return _address(value)
+
+    @field_validator("datetime", mode="before")
+    @classmethod
+    def _yaml_date(cls, value: Any) -> Any:  # what YAML holds; it reads a lone date as one
+        return value.isoformat() if isinstance(value, date) else value
+
     @field_validator("datetime")
     @classmethod
     def _datetime(cls, value: str | None) -> str | None:
@@ -200,6 +224,11 @@ class Settings(_Model):
     """Folder of STAC extension schemas with an ``index.json`` (address to file); null checks core schema and own rules only."""
     threads: int = Field(2, ge=1, le=64)
     """Threads of one conversion or validation."""
+
+    @field_validator("store_root")
+    @classmethod
+    def _store_root(cls, value: str) -> str:
+        return _address(value)
 
     @property
     def run_root(self) -> Path:
@@ -281,13 +310,24 @@ def parse_range(text: str) -> tuple[datetime | None, datetime | None]:
     return start, end
 
 
+def _address(text: str) -> str:
+    """Return ``text`` when it is a path or an address. Raises: ValueError: it is neither."""
+    try:
+        urlsplit(text)
+    except ValueError as error:
+        raise ValueError(f"not a path or an address ({error})") from None
+    return text
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
+        raise ConfigError(f"{path}: no such file; check the path") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); expected a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
     return values
@@ -304,7 +344,8 @@ def _validated[M: _Model](model: type[M], values: Mapping[str, Any], origin: str
                 known = ", ".join(_keys_at(model, item["loc"][:-1]))
                 lines.append(f"{where}: unknown key; known here: {known}")
             else:
-                lines.append(f"{where}: {item['msg']}, found {item.get('input')!r}")
+                message = item["msg"].removeprefix("Value error, ")
+                lines.append(f"{where}: {message}, found {item.get('input')!r}")
         raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
 
 

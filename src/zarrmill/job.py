@@ -46,12 +46,12 @@ def product_job(stage: str, *, plan: str, config: Mapping[str, Any], log: str) -
     Raises: SystemExit: the stage failed; the code is the error's, the reason is on stderr, in the log and in the record.
     """
     meter = Meter()
-    settings = parse_settings(config)
-    state = State(settings.run_root)
-    record = read_record(PlanRecord, Path(plan))
-    product = record.product
-    attempt = len(state.failures_of(product)) + 1
-    with logging_to(Path(log)):
+    with run_job(stage, log=log):
+        settings = parse_settings(config)
+        state = State(settings.run_root)
+        record = read_record(PlanRecord, Path(plan))
+        product = record.product
+        attempt = len(state.failures_of(product)) + 1
         structlog.contextvars.bind_contextvars(run=settings.run, product=product.name, stage=stage, attempt=attempt)
         logger = structlog.get_logger()
         logger.info("started")
@@ -69,6 +69,22 @@ def product_job(stage: str, *, plan: str, config: Mapping[str, Any], log: str) -
                 logger.exception("failed with an error that zarrmill does not know")
             print(f"{stage} {product.product_id}: {error}", file=sys.stderr)  # noqa: T201 - shown by Snakemake
             raise SystemExit(code) from error
+
+
+@contextmanager
+def run_job(stage: str, *, log: str) -> Iterator[None]:
+    """Do one stage for the whole run: log what happens, end in one line when it fails.
+
+    Args: log: path of the job's log.
+    Raises: SystemExit: the stage failed with an error of ours; the code is the error's, the reason is on stderr and in the log.
+    """
+    with logging_to(Path(log)):
+        try:
+            yield
+        except ZarrmillError as error:
+            structlog.get_logger().error("failed", stage=stage, code=error.code, message=error.message)
+            print(f"{stage}: {error}", file=sys.stderr)  # noqa: T201 - shown by Snakemake
+            raise SystemExit(error.exit_code) from error
 
 
 def check_accepted(report: ValidationReport, recipe: Recipe, product: Product) -> None:

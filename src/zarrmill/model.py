@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 Json = Any
 """A JSON value; only attributes of Zarr nodes and STAC documents are passed like this."""
@@ -254,6 +255,45 @@ class Grid:
         return (c, f + e * height, c + a * width, f)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Gcps:
+    """Ground control points of a radar image on a full grid of lines and pixels."""
+
+    lines: NDArray[np.float64]
+    """Lines, rising; a whole number is the centre of a line."""
+    pixels: NDArray[np.float64]
+    """Samples along a line, rising; a whole number is the centre of a sample."""
+    longitude: NDArray[np.float64]
+    """Degrees, shape ``(lines, pixels)``; in one piece also over the antimeridian."""
+    latitude: NDArray[np.float64]
+    """Degrees, shape ``(lines, pixels)``."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CalibrationTable:
+    """Calibration vectors of a radar image; between them they are bilinear in line and pixel."""
+
+    lines: NDArray[np.float64]
+    pixels: NDArray[np.float64]
+    values: NDArray[np.float64]
+    """Shape ``(lines, pixels)``; backscatter is DN squared over the value squared."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Warp:
+    """How a raster in radar geometry comes onto a map grid."""
+
+    grid: Grid
+    """Grid of the finest level."""
+    gcps: Gcps
+    utm: str
+    """UTM zone in which positions are interpolated, e.g. ``EPSG:32632``."""
+    resampling: str
+    """``bilinear`` or ``nearest``."""
+    calibration: CalibrationTable | None
+    """Makes backscatter (float32, NaN without data) of DN; None keeps DN."""
+
+
 @dataclass(frozen=True, slots=True)
 class ArrayPlan:
     """One array of the target store, decided before a pixel is touched."""
@@ -285,6 +325,8 @@ class RasterTask:
     """Factor (1 copies) and target, fine to coarse; factors divide each other and the source's shape."""
     mandatory: bool
     """Whether a missing chunk is an error instead of a finding."""
+    warp: Warp | None = None
+    """Resamples the source onto a map grid first; factors then count from that grid."""
 
     @property
     def n_bytes(self) -> int:

@@ -2,7 +2,7 @@
 
 import json
 
-from conftest import garble_chunk
+from products import garble_chunk
 from workspace import Workspace
 
 from zarrmill.io.record import read_record

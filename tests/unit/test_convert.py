@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import zarr
 from builders import drop_chunk, remove_attr, set_attr
-from conftest import garble_chunk, product_row, recipe_for
+from products import garble_chunk, product_row, recipe_for
 from test_resample import naive_average
 
 from zarrmill.core.layout import source_layout

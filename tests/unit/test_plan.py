@@ -303,8 +303,8 @@ class TestFiles:
         print_plan(result, console)
         console.file.close()
         text, page = console.export_text(), run.state.plan_html.read_text()
-        for plan_class in PlanClass:
-            assert plan_class.value in text
+        for plan_class, n in result.counts.items():
+            assert (f" {plan_class.value} " in text) == bool(n)
             assert plan_class.value in page
         assert "<script>[red]\\x1b" in text
         assert "to do: 3 products, 3 conversions" in text

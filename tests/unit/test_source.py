@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import zarr
 from builders import drop_zmetadata, truncate_chunk, truncate_zmetadata
-from conftest import garble_chunk
 from numcodecs import Blosc, Delta, Zlib
+from products import garble_chunk
 
 from zarrmill.errors import SourceError
 from zarrmill.io import source as source_module

@@ -14,9 +14,14 @@ try:
     SETTINGS = parse_settings(config)
     RECIPES = load_recipes(SETTINGS)
     STATE = State(SETTINGS.run_root)
-    MANIFEST = read_manifest(STATE.manifest) if STATE.manifest.exists() else None
 except ZarrmillError as error:
     raise WorkflowError(str(error)) from None
+
+# A manifest that is missing or malformed stops the products, not the plan that mends it.
+try:
+    MANIFEST, NO_MANIFEST = read_manifest(STATE.manifest), None
+except ZarrmillError as error:
+    MANIFEST, NO_MANIFEST = None, str(error)
 
 ROOT = STATE.root.as_posix()
 LOCK = RunLock(STATE.root)
@@ -29,9 +34,7 @@ def targets(stage):
 
     def paths(wildcards):
         if MANIFEST is None:
-            raise WorkflowError(
-                f"{STATE.manifest} is not there yet: run `snakemake --profile profiles/local plan` first"
-            )
+            raise WorkflowError(NO_MANIFEST)
         return [STATE.target(stage, product).as_posix() for product in MANIFEST]
 
     return paths

@@ -108,8 +108,11 @@ def root_attributes(native: Grid) -> dict[str, Any]:
     }
 
 
-def coordinate_attributes(axis: str) -> dict[str, str]:
-    """Return the CF attributes of the ``x`` or ``y`` array."""
+def coordinate_attributes(axis: str, crs: str = "") -> dict[str, str]:
+    """Return the CF attributes of the ``x`` or ``y`` array of a grid in ``crs``; only EPSG:4326 is in degrees."""
+    if crs == "EPSG:4326":
+        name, units = {"x": ("longitude", "degrees_east"), "y": ("latitude", "degrees_north")}[axis]
+        return {"standard_name": name, "units": units, "long_name": name, "axis": axis.upper()}
     return {
         "standard_name": f"projection_{axis}_coordinate",
         "units": "m",

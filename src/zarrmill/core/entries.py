@@ -173,7 +173,8 @@ def _name(value: Json, what: str) -> str:
         name = _NAME.validate_python(value, strict=True)
     except ValidationError:
         expected = "letters, digits, '.', '_', '-', at most 200, starting with a letter or digit"
-        raise SourceError(f"{what} '{label(value)}' cannot be a name; expected {expected}", kind="id") from None
+        message = f"{what} '{label(value)}' cannot be a name; expected {expected}; rename it in a copy of the item"
+        raise SourceError(message, kind="id") from None
     if what == "collection" and name in RESERVED:
         raise SourceError(f"collection {name!r} is the name of a state folder; rename it in a copy of the item", kind="id")
     return name

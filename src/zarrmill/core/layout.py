@@ -45,7 +45,10 @@ LAYOUTS: dict[str, SourceLayout] = {
         SourceLayout("S02MSIL1C", "measurements/reflectance", (*_S2_BANDS, "b10"), "<u2", "toa_bidirectional_reflectance"),
     )
 }
-"""Product types that can be converted."""
+"""Optical product types that can be converted."""
+
+GRD_TYPES = frozenset({"S01SIWGRD", "S01SIWGRH"})
+"""Radar product types that can be converted, see ``zarrmill.core.layout_s1``."""
 
 
 def source_layout(product_type: str) -> SourceLayout:
@@ -54,7 +57,8 @@ def source_layout(product_type: str) -> SourceLayout:
     Raises: SourceError: the type is not supported; the message lists those that are.
     """
     if product_type not in LAYOUTS:
-        raise SourceError(f"product type {product_type!r} is not supported; supported: {', '.join(sorted(LAYOUTS))}", kind="type")
+        supported = ", ".join(sorted(GRD_TYPES | LAYOUTS.keys()))
+        raise SourceError(f"product type {product_type!r} is not supported; supported: {supported}; leave it out", kind="type")
     return LAYOUTS[product_type]
 
 
@@ -77,13 +81,16 @@ def source_crs(tree: SourceTree) -> str:
             stated[path] = f"EPSG:{attributes['proj:epsg']}"
     codes = set(stated.values())
     if not codes:
-        raise SourceError("no proj:epsg, proj:code or horizontal_CRS_code anywhere; the CRS cannot be known", kind="crs")
+        found = "no proj:epsg, proj:code or horizontal_CRS_code anywhere; the CRS cannot be known"
+        raise SourceError(f"{found}; expected EPSG:<code>; report it to the provider", kind="crs")
     if len(codes) > 1:
         examples = {code: next(path for path, found in stated.items() if found == code) for code in sorted(codes)}
-        raise SourceError(f"the product states more than one CRS: {examples}", kind="crs")
+        raise SourceError(
+            f"the product states more than one CRS: {examples}; expected one; report it to the provider", kind="crs"
+        )
     code = codes.pop()
     if not re.fullmatch(r"EPSG:\d+", code):
-        raise SourceError(f"CRS {code!r} is not EPSG:<code>", kind="crs")
+        raise SourceError(f"CRS {code!r}, expected EPSG:<code>; report it to the provider", kind="crs")
     return code
 
 
@@ -103,7 +110,8 @@ def store_plan(tree: SourceTree, layout: SourceLayout, pixels: Pixels, grids: Ma
     _check_bands(tree, layout)
     _check_shapes(tree, grids)
     if tree.zarr_format == 3 and pixels.zarr3_source == "refuse":
-        raise SourceError("the source is Zarr v3 already and the recipe says zarr3_source: refuse", kind="layout")
+        found = "the source is Zarr v3 already and the recipe says zarr3_source: refuse"
+        raise SourceError(f"{found}; leave the product out or set pixels.zarr3_source: relayout", kind="layout")
     levels, native = _levels(tree, layout, pixels, grids)
     rasters = list(_band_tasks(tree, layout, pixels, levels))
     rasters += _other_tasks(tree, layout, pixels, grids)
@@ -115,7 +123,7 @@ def store_plan(tree: SourceTree, layout: SourceLayout, pixels: Pixels, grids: Ma
         groups=groups,
         rasters=tuple(sorted(rasters, key=lambda task: (-task.n_bytes, task.source.path))),
         copies=copies,
-        coordinates=tuple(plan for path, grid in sorted(target_grids.items()) for plan in _coordinates(path, grid)),
+        coordinates=tuple(plan for path, grid in sorted(target_grids.items()) for plan in coordinate_plans(path, grid)),
         consolidated=(layout.multiscales, ""),
         findings=tuple(_disagreements(tree, grids)),
     )
@@ -134,19 +142,23 @@ def _check_bands(tree: SourceTree, layout: SourceLayout) -> None:
     bands = [array for path, array in tree.arrays.items() if path.startswith(prefix) and array.name not in _GENERATED]
     missing = sorted(set(layout.bands) - {array.name for array in bands})
     if missing:
-        raise SourceError(f"{layout.multiscales}: bands {missing} of {layout.product_type} are missing", kind="layout")
+        raise _unlike(f"{layout.multiscales}: bands {missing} are missing, expected all of {layout.product_type}")
     for array in bands:
         if not _is_raster(array) or len(array.shape) != 2:
-            raise SourceError(f"{array.path}: dimensions {array.dims}, expected ('y', 'x')", kind="layout")
+            raise _unlike(f"{array.path}: dimensions {array.dims}, expected ('y', 'x')")
         if array.dtype != layout.dtype:
-            raise SourceError(f"{array.path}: dtype {array.dtype}, expected {layout.dtype}", kind="layout")
+            raise _unlike(f"{array.path}: dtype {array.dtype}, expected {layout.dtype}")
+
+
+def _unlike(found: str) -> SourceError:
+    return SourceError(f"{found}; report it to the provider", kind="layout")
 
 
 def _check_shapes(tree: SourceTree, grids: Mapping[str, Grid]) -> None:
     for array in tree.arrays.values():
         grid = grids.get(array.group)
         if grid and _is_raster(array) and tuple(array.shape[-2:]) != grid.shape:
-            raise SourceError(f"{array.path}: shape {array.shape}, its group's x and y say {grid.shape}", kind="layout")
+            raise _unlike(f"{array.path}: shape {array.shape}, expected {grid.shape} as its group's x and y say")
 
 
 def _levels(tree: SourceTree, layout: SourceLayout, pixels: Pixels, grids: Mapping[str, Grid]) -> tuple[dict[str, int], Grid]:
@@ -159,10 +171,11 @@ def _levels(tree: SourceTree, layout: SourceLayout, pixels: Pixels, grids: Mappi
     for metres, grid in source.items():
         if metres in pixels.levels_m and grid.bbox != base.bbox and divides(base.shape, metres // base_m):
             path = f"{layout.multiscales}/r{metres}m"
-            raise SourceError(f"{path}: covers {grid.bbox}, r{base_m}m covers {base.bbox}", kind="layout")
+            raise _unlike(f"{path}: covers {grid.bbox}, expected {base.bbox} as r{base_m}m covers")
     wanted = [m for m in pixels.levels_m if m >= base_m and m % base_m == 0 and divides(base.shape, m // base_m)]
     if not wanted:
-        raise SourceError(f"no level of {pixels.levels_m} m fits {base.shape} pixels of {base_m} m", kind="layout")
+        found = f"no level of {pixels.levels_m} m fits {base.shape} pixels of {base_m} m"
+        raise SourceError(f"{found}; set pixels.levels_m in the recipe", kind="layout")
     native = level_grid(base, wanted[0] // base_m)
     return {f"r{m}m": m // wanted[0] for m in wanted}, native
 
@@ -186,7 +199,7 @@ def _band_tasks(tree: SourceTree, layout: SourceLayout, pixels: Pixels, levels: 
                 for m in targets
             )
             if outputs:
-                yield RasterTask(array, level_rule(array.path), outputs, _is_mandatory(array.path, pixels))
+                yield RasterTask(array, level_rule(array.path), outputs, is_mandatory(array.path, pixels))
 
 
 def _band_plan(layout: SourceLayout, pixels: Pixels, source: SourceArray, group: str, factor: int) -> ArrayPlan:
@@ -202,8 +215,8 @@ def _other_tasks(tree: SourceTree, layout: SourceLayout, pixels: Pixels, grids: 
         if array.group not in grids or not _is_raster(array) or path.startswith(f"{layout.multiscales}/"):
             continue
         attributes = cv.carried_attributes(array.attributes) | cv.class_attributes(path) | {"grid_mapping": "spatial_ref"}
-        plan = _raster_plan(path, array.shape, array, pixels, attributes | _fill_attribute(array), fill=_fill(array))
-        yield RasterTask(array, level_rule(path), ((1, plan),), _is_mandatory(path, pixels))
+        plan = _raster_plan(path, array.shape, array, pixels, attributes | fill_attribute(array), fill=fill_value(array))
+        yield RasterTask(array, level_rule(path), ((1, plan),), is_mandatory(path, pixels))
 
 
 def _raster_plan(
@@ -223,16 +236,16 @@ def _copies(tree: SourceTree, pixels: Pixels, level_paths: set[str]) -> Iterable
             continue
         axis = array.name if array.name in ("x", "y") and array.dims == (array.name,) else None
         dtype = "<f8" if axis and array.dtype != "string" else array.dtype
-        attributes = cv.carried_attributes(array.attributes) | _fill_attribute(array)
+        attributes = cv.carried_attributes(array.attributes) | fill_attribute(array)
         if axis:
             attributes |= cv.coordinate_attributes(axis)
             attributes.pop("_FillValue", None)
         chunks = tuple(max(1, size) for size in array.shape)
-        fill = "NaN" if axis else _fill(array)
+        fill = "NaN" if axis else fill_value(array)
         yield array, ArrayPlan(path, array.shape, dtype, chunks, None, array.dims, fill, attributes)
 
 
-def _fill(array: SourceArray) -> Any:
+def fill_value(array: SourceArray) -> Any:
     """Return the Zarr fill value; the neutral one of the dtype where the source declares none."""
     if array.dtype == "string":
         return array.fill_value if isinstance(array.fill_value, str) else ""
@@ -244,7 +257,7 @@ def _fill(array: SourceArray) -> Any:
     return 0 if array.fill_value is None else array.fill_value
 
 
-def _fill_attribute(array: SourceArray) -> dict[str, Any]:
+def fill_attribute(array: SourceArray) -> dict[str, Any]:
     """Return ``_FillValue`` for integers whose source masks a value; readers of Zarr v2 took it from the array's fill value."""
     if array.dtype == "string" or np.dtype(array.dtype).kind not in "iu":
         return {}
@@ -252,13 +265,14 @@ def _fill_attribute(array: SourceArray) -> dict[str, Any]:
     return {"_FillValue": int(stated)} if isinstance(stated, int | float) and not isinstance(stated, bool) else {}
 
 
-def _coordinates(path: str, grid: Grid) -> list[tuple[ArrayPlan, Grid]]:
+def coordinate_plans(path: str, grid: Grid) -> list[tuple[ArrayPlan, Grid]]:
+    """Return ``spatial_ref``, ``x`` and ``y`` of the group at ``path``."""
     height, width = grid.shape
     mapping = cv.grid_mapping_attributes(grid)
     return [
         (ArrayPlan(f"{path}/spatial_ref", (), "<i4", (), None, (), 0, mapping), grid),
-        (ArrayPlan(f"{path}/x", (width,), "<f8", (width,), None, ("x",), "NaN", cv.coordinate_attributes("x")), grid),
-        (ArrayPlan(f"{path}/y", (height,), "<f8", (height,), None, ("y",), "NaN", cv.coordinate_attributes("y")), grid),
+        (ArrayPlan(f"{path}/x", (width,), "<f8", (width,), None, ("x",), "NaN", cv.coordinate_attributes("x", grid.crs)), grid),
+        (ArrayPlan(f"{path}/y", (height,), "<f8", (height,), None, ("y",), "NaN", cv.coordinate_attributes("y", grid.crs)), grid),
     ]
 
 
@@ -283,7 +297,8 @@ def _groups(
     return dict(sorted(groups.items()))
 
 
-def _is_mandatory(path: str, pixels: Pixels) -> bool:
+def is_mandatory(path: str, pixels: Pixels) -> bool:
+    """Return whether a missing chunk of the source array at ``path`` is an error by the recipe."""
     return any(fnmatch.fnmatchcase(path, pattern) for pattern in pixels.mandatory)
 
 

@@ -42,6 +42,26 @@ def average_levels(stripe: Stripe, factors: Sequence[int], nodata: int = 0) -> l
     return levels
 
 
+def average_float_levels(stripe: NDArray[np.float32], factors: Sequence[int]) -> list[NDArray[np.float32]]:
+    """Return one array a factor: the mean of the values of each ``factor`` x ``factor`` block that are not NaN.
+
+    Args: stripe: rows x width, both sides multiples of every factor; factors: as of ``average_levels``.
+    Returns: float32, summed in float64 and rounded once; NaN only where the whole block is NaN.
+    """
+    valid = ~np.isnan(stripe)
+    sums: dict[int, NDArray[np.float64]] = {1: np.where(valid, stripe, 0).astype(np.float64)}
+    counts: dict[int, NDArray[np.float64]] = {1: valid.astype(np.float64)}
+    levels = []
+    for factor in factors:
+        parent = max(known for known in sums if factor % known == 0)
+        for parts in (sums, counts):
+            rows, columns = (size // (factor // parent) for size in parts[parent].shape)
+            parts[factor] = parts[parent].reshape(rows, factor // parent, columns, factor // parent).sum(axis=(1, 3))
+        with np.errstate(invalid="ignore"):
+            levels.append((sums[factor] / counts[factor]).astype(np.float32))
+    return levels
+
+
 def block_sum(values: NDArray[np.unsignedinteger], factor: int, dtype: type[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
     """Return the sum of each ``factor`` x ``factor`` block of ``values`` (rows x width), in ``dtype``.
 

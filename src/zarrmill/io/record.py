@@ -87,12 +87,14 @@ def read_record[R](kind: type[R], path: Path) -> R:
         body: dict[str, Any] = json.loads(path.read_text())
         schema = body.pop("schema", None)
         if schema != SCHEMAS[kind]:
-            raise ConfigError(f"{path}: schema {schema!r}, expected {SCHEMAS[kind]!r}", kind="manifest")
+            raise ConfigError(f"{path}: schema {schema!r}, expected {SCHEMAS[kind]!r}; remove it, plan again", kind="manifest")
         return _adapter(kind).validate_python(body)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such record", kind="manifest") from None
+        raise ConfigError(f"{path}: no such record; run `plan` again", kind="manifest") from None
     except (json.JSONDecodeError, UnicodeDecodeError, ValidationError, AttributeError) as error:
-        raise ConfigError(f"{path}: not a {SCHEMAS[kind]} record: {error}", kind="manifest") from error
+        found = " ".join(str(error).split())[:300]
+        message = f"{path}: not a {SCHEMAS[kind]} record ({found}); remove it, run `plan` again, then the workflow"
+        raise ConfigError(message, kind="manifest") from error
 
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}

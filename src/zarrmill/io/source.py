@@ -25,28 +25,37 @@ Missing = Callable[[str], None]
 """Told the key of every chunk that the source does not have."""
 
 
+def read_metadata(objects: Objects) -> tuple[str, bytes]:
+    """Return key and bytes of the consolidated metadata of a product.
+
+    Raises: SourceError: no product there (``missing``), its metadata is not consolidated (``metadata``), no answer.
+    """
+    for key in (".zmetadata", "zarr.json"):
+        try:
+            return key, objects.get(key)
+        except MissingObjectError:
+            continue
+    if any(objects.exists(key) for key in (".zgroup", ".zattrs")):
+        found = "a Zarr v2 group without .zmetadata, expected consolidated metadata"
+        raise SourceError(f"{objects.href}: {found}; report it to the provider", kind="metadata")
+    raise SourceError(
+        f"{objects.href}: neither .zmetadata nor zarr.json is there; check the href, then plan again", kind="missing"
+    )
+
+
 def read_tree(objects: Objects) -> SourceTree:
     """Read the consolidated metadata of a product.
 
-    Raises: SourceError: no product there (``missing``), metadata truncated or not consolidated (``metadata``).
+    Raises: SourceError: as ``read_metadata``, or the metadata is truncated or garbled (``metadata``).
     """
-    for key, parse in ((".zmetadata", _parse_v2), ("zarr.json", _parse_v3)):
-        try:
-            raw = objects.get(key)
-        except MissingObjectError:
-            continue
-        try:
-            groups, arrays = parse(json.loads(raw))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SourceError(
-                f"{objects.href}/{key}: {len(raw)} bytes that are not whole consolidated metadata ({error!r})",
-                kind="metadata",
-            ) from error
-        format_ = 2 if key == ".zmetadata" else 3
-        return SourceTree(format_, hashlib.sha256(raw).hexdigest(), dict(sorted(groups.items())), dict(sorted(arrays.items())))
-    if any(objects.exists(key) for key in (".zgroup", ".zattrs")):
-        raise SourceError(f"{objects.href}: a Zarr v2 group without .zmetadata; consolidated metadata is needed", kind="metadata")
-    raise SourceError(f"{objects.href}: neither .zmetadata nor zarr.json is there; check the address", kind="missing")
+    key, raw = read_metadata(objects)
+    format_ = 2 if key == ".zmetadata" else 3
+    try:
+        groups, arrays = (_parse_v2 if format_ == 2 else _parse_v3)(json.loads(raw))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        found = f"{len(raw)} bytes that are not whole consolidated metadata ({error!r})"
+        raise SourceError(f"{objects.href}/{key}: {found}; report it to the provider", kind="metadata") from error
+    return SourceTree(format_, hashlib.sha256(raw).hexdigest(), dict(sorted(groups.items())), dict(sorted(arrays.items())))
 
 
 type _Nodes = tuple[dict[str, Mapping[str, Any]], dict[str, SourceArray]]
@@ -73,6 +82,7 @@ def _parse_v2(document: dict[str, Any]) -> _Nodes:
             attributes=attributes,
             encoding=node,
         )
+        _check_array(arrays[path])
     if "" not in groups:
         raise KeyError(".zgroup")
     return groups, arrays
@@ -100,7 +110,17 @@ def _parse_v3(document: dict[str, Any]) -> _Nodes:
             attributes=attributes,
             encoding=node,
         )
+        _check_array(arrays[path])
     return groups, arrays
+
+
+def _check_array(array: SourceArray) -> None:
+    """Raise ValueError when what the metadata says of an array cannot all be true."""
+    if not len(array.shape) == len(array.chunks) == len(array.dims) or 0 in array.chunks:
+        raise ValueError(f"{array.path}: shape {array.shape}, chunks {array.chunks} and dimensions {array.dims} disagree")
+    is_integer = array.dtype != "string" and np.dtype(array.dtype).kind in "iu"
+    if is_integer and not (array.fill_value is None or isinstance(array.fill_value, int)):
+        raise ValueError(f"{array.path}: fill value {array.fill_value!r} in {array.dtype}")
 
 
 def _dtype(name: Any) -> str:
@@ -120,11 +140,11 @@ class Rows(Protocol):
 def open_rows(objects: Objects, tree: SourceTree, array: SourceArray, on_missing: Missing) -> Rows:
     """Return a reader for the rows of ``array``, whose last two dimensions are ``(y, x)``."""
     if tree.zarr_format == 2:
-        return _ChunkRows(objects, array, on_missing)
+        return ChunkRows(objects, array, on_missing)
     return _ZarrRows(objects, array, on_missing)
 
 
-class _ChunkRows:
+class ChunkRows:
     """Rows of a Zarr v2 array, straight from its chunk objects."""
 
     def __init__(self, objects: Objects, array: SourceArray, on_missing: Missing) -> None:
@@ -132,8 +152,8 @@ class _ChunkRows:
         self._objects, self._array, self._on_missing = objects, array, on_missing
         self._dtype = np.dtype(node["dtype"])
         self._separator: str = node.get("dimension_separator", ".")
-        self._codec = numcodecs.get_codec(node["compressor"]) if node["compressor"] else None
-        self._filters = [numcodecs.get_codec(config) for config in node["filters"] or ()]
+        self._codec = self._known(node["compressor"]) if node["compressor"] else None
+        self._filters = [self._known(config) for config in node["filters"] or ()]
         self._partial = (
             isinstance(self._codec, numcodecs.blosc.Blosc)
             and not self._filters
@@ -143,6 +163,13 @@ class _ChunkRows:
         self._order = node["order"]
         self._row: tuple[int, int] = (-1, -1)
         self._pieces: list[Any] = []
+
+    def _known(self, config: Mapping[str, Any]) -> Any:  # codecs of numcodecs
+        try:
+            return numcodecs.get_codec(config)
+        except (ValueError, TypeError) as error:
+            found = f"{self._objects.href}: array {self._array.path}: codec {config} cannot be used ({error})"
+            raise SourceError(f"{found}; expected one that numcodecs knows; report it to the provider", kind="layout") from None
 
     def read(self, plane: int, start: int, stop: int) -> NDArray[Any]:
         height, width = self._array.shape[-2:]
@@ -155,7 +182,7 @@ class _ChunkRows:
             self._load(plane, row)
             for column, piece in enumerate(self._pieces):
                 left, right = column * chunk_x, min((column + 1) * chunk_x, width)
-                part = self._decode(piece, plane, row, column, position - row * chunk_y, end - row * chunk_y)
+                part = self.decode(piece, plane, row, column, position - row * chunk_y, end - row * chunk_y)
                 out[position - start : end - start, left:right] = part[:, : right - left]
             position = end
         return out
@@ -167,7 +194,7 @@ class _ChunkRows:
             return
         self._pieces = []  # free the row before the next one is fetched
         columns = math.ceil(self._array.shape[-1] / self._array.chunks[-1])
-        self._pieces = [self._fetch(plane, row, column) for column in range(columns)]
+        self._pieces = [self.fetch(plane, row, column) for column in range(columns)]
         self._row = (chunk_plane, row)
 
     def _key(self, plane: int, row: int, column: int) -> str:
@@ -175,7 +202,8 @@ class _ChunkRows:
         indices = [int(i) // c for i, c in zip(lead, self._array.chunks[:-2], strict=True)]
         return f"{self._array.path}/" + self._separator.join(map(str, [*indices, row, column]))
 
-    def _fetch(self, plane: int, row: int, column: int) -> Any:
+    def fetch(self, plane: int, row: int, column: int) -> Any:
+        """Return one chunk as fetched, or decoded when it cannot be decoded in part; None when the source does not have it."""
         key = self._key(plane, row, column)
         try:
             data = self._objects.get(key)
@@ -192,11 +220,12 @@ class _ChunkRows:
 
     def _check_blosc(self, key: str, data: bytes) -> None:
         # Header: version, versionlz, flags, typesize, then nbytes, blocksize, cbytes as little-endian uint32 (c-blosc 1).
-        if len(data) < 16 or int.from_bytes(data[12:16], "little") != len(data):
-            raise self._corrupt(key, f"truncated: {len(data)} bytes, header announces {int.from_bytes(data[12:16], 'little')}")
+        expected = int.from_bytes(data[12:16], "little") if len(data) >= 16 else "a header of 16"
+        if expected != len(data):
+            raise self._corrupt(key, f"truncated: {len(data)} bytes, expected {expected}")
         if int.from_bytes(data[4:8], "little") != self._chunk_bytes():
             found = int.from_bytes(data[4:8], "little")
-            raise self._corrupt(key, f"decodes to {found} bytes, a chunk {self._array.chunks} needs {self._chunk_bytes()}")
+            raise self._corrupt(key, f"decodes to {found} bytes, expected {self._chunk_bytes()} for {self._array.chunks}")
 
     def _decode_whole(self, key: str, data: bytes) -> NDArray[Any]:
         try:
@@ -208,7 +237,8 @@ class _ChunkRows:
         except (RuntimeError, ValueError, TypeError, EOFError, OSError) as error:
             raise self._corrupt(key, str(error)) from error
 
-    def _decode(self, piece: Any, plane: int, row: int, column: int, start: int, stop: int) -> NDArray[Any]:
+    def decode(self, piece: Any, plane: int, row: int, column: int, start: int, stop: int) -> NDArray[Any]:
+        """Return rows ``start`` to ``stop`` of a fetched chunk, counted in the chunk, shape ``(stop - start, chunk width)``."""
         chunk_y, chunk_x = self._array.chunks[-2:]
         if piece is None:
             fill = self._array.fill_value
@@ -230,7 +260,7 @@ class _ChunkRows:
         return out
 
     def _corrupt(self, key: str, reason: str) -> SourceError:
-        return SourceError(f"{self._objects.href}: array {self._array.path}, chunk {key}: {reason}", kind="corrupt")
+        return _corrupt(self._objects, self._array, f"chunk {key}: {reason}")
 
 
 @cache
@@ -249,10 +279,10 @@ class _ZarrRows:
 
     def __init__(self, objects: Objects, array: SourceArray, on_missing: Missing) -> None:
         self._objects, self._array = objects, array
-        for key in _object_keys(array):
+        for key in object_keys(array):
             if not objects.exists(key):
                 on_missing(key)
-        self._zarr = _open_v3(objects, array)
+        self._zarr = open_v3(objects, array)
         self._row: tuple[int, int] = (-1, -1)
         self._rows: NDArray[Any] = np.empty((0, 0))
 
@@ -276,7 +306,7 @@ class _ZarrRows:
         return read_zarr(self._objects, self._array, self._zarr, (*lead, slice(start, stop)))
 
 
-def _object_keys(array: SourceArray) -> list[str]:
+def object_keys(array: SourceArray) -> list[str]:
     """Return the key of every chunk or shard object of a v3 array."""
     outer = array.encoding["chunk_grid"]["configuration"]["chunk_shape"]
     encoding = array.encoding.get("chunk_key_encoding", {"name": "default"})
@@ -287,7 +317,8 @@ def _object_keys(array: SourceArray) -> list[str]:
     return [f"{array.path}/" + separator.join([*prefix, *map(str, index)]) for index in np.ndindex(*counts)]
 
 
-def _open_v3(objects: Objects, array: SourceArray) -> Any:
+def open_v3(objects: Objects, array: SourceArray) -> Any:
+    """Open a Zarr v3 array with zarr-python."""
     import zarr
 
     return zarr.open_array(store=objects.zarr_store(), path=array.path, mode="r", zarr_format=3)
@@ -316,4 +347,10 @@ def read_zarr(objects: Objects, array: SourceArray, handle: Any, selection: Any)
     try:
         return np.asarray(handle[selection])
     except (RuntimeError, ValueError, TypeError, OSError, EOFError, KeyError) as error:
-        raise SourceError(f"{objects.href}: array {array.path}, selection {selection}: {error}", kind="corrupt") from error
+        what = "the whole array" if selection is ... else f"selection {selection}"
+        raise _corrupt(objects, array, f"{what} cannot be decoded: {error}") from error
+
+
+def _corrupt(objects: Objects, array: SourceArray, what: str) -> SourceError:
+    text = f"{objects.href}: array {array.path}, {what}; report it to the provider, run again when it is mended"
+    return SourceError(text, kind="corrupt")

@@ -163,7 +163,7 @@ def _broke_off(state: RetryCallState) -> bool:
 
 def _translated(error: APIError, href: str) -> CatalogError | UnknownStateError:
     status = getattr(error, "status_code", None)
-    reason = " ".join(str(error).split())[:200]
+    reason = " ".join(str(error).split()).rpartition("Caused by ")[2][:200]
     if status is not None and 400 <= status < 500 and status not in MAY_PASS:
         return CatalogError(f"{href}: status {status} ({reason}); check address, kind and rights", kind="refused")
     said = f"status {status}" if status else "no answer"

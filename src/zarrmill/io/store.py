@@ -185,7 +185,7 @@ class PlaneWriter:
         fill = self._plan.fill_value
         for column in range(math.ceil(self._width / self._chunk_x)):
             part = self._buffer[: self._filled, column * self._chunk_x : (column + 1) * self._chunk_x]
-            if np.any(part != fill) if fill else np.any(part):
+            if _has_data(part, fill):
                 self._put(column, encode(self._padded(part), self._writer.codec))
         self._row, self._filled = self._row + 1, 0
         if self._shard and (last or self._row % (self._shard[0] // self._chunk_y) == 0):
@@ -230,6 +230,13 @@ class _ShardSink:
         index = self._index.tobytes()
         self._sink.append(index + google_crc32c.value(index).to_bytes(4, "little"))
         return self._sink.close()
+
+
+def _has_data(part: NDArray[Any], fill: Any) -> bool:
+    """Return whether any value is not the fill value; a chunk that holds nothing else is not stored."""
+    if fill == "NaN":
+        return not np.isnan(part).all()
+    return bool(np.any(part != fill) if fill else np.any(part))
 
 
 def encode(chunk: NDArray[Any], codec: Codec) -> bytes:

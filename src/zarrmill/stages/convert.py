@@ -21,13 +21,15 @@ from zarrmill import FORMAT_VERSION
 from zarrmill.config import Recipe
 from zarrmill.core import conventions as cv
 from zarrmill.core.grid import centres, grid_from_centres
-from zarrmill.core.layout import level_groups, source_crs, source_layout, store_plan
-from zarrmill.core.resample import average_levels
+from zarrmill.core.layout import GRD_TYPES, level_groups, source_crs, source_layout, store_plan
+from zarrmill.core.layout_s1 import grd_plan, needed_arrays
+from zarrmill.core.resample import average_float_levels, average_levels
+from zarrmill.core.warp import WarpedRows
 from zarrmill.errors import SourceError, StoreError, ZarrmillError
 from zarrmill.io.measure import Meter
 from zarrmill.io.objects import Objects, local_path
 from zarrmill.io.record import dumps
-from zarrmill.io.source import open_rows, read_tree, read_whole
+from zarrmill.io.source import Rows, open_rows, read_tree, read_whole
 from zarrmill.io.store import (
     PlaneWriter,
     StoreWriter,
@@ -38,6 +40,7 @@ from zarrmill.io.store import (
     tree_digest,
     write_small,
 )
+from zarrmill.io.windows import BandedArray
 from zarrmill.model import ConvertReceipt, Finding, Grid, Product, RasterTask, Severity, SourceTree, StorePlan
 
 Progress = Callable[[int, int], None]
@@ -89,11 +92,15 @@ def plan_store(objects: Objects, tree: SourceTree, product_type: str, recipe: Re
 
     Raises: SourceError: the source is not what its product type has, or its coordinates are not a regular grid.
     """
+    if product_type in GRD_TYPES:
+        values = {path: read_whole(objects, tree.arrays[path]) for path in needed_arrays(tree, recipe.pixels)}
+        return grd_plan(tree, recipe.pixels, values)
     layout = source_layout(product_type)
     crs = source_crs(tree)
     grids = {path: _group_grid(objects, tree, path, metres, crs) for path, metres in level_groups(tree, recipe.pixels).items()}
     if not any(path.startswith(f"{layout.multiscales}/") for path in grids):
-        raise SourceError(f"{objects.href}: no {layout.multiscales}/r<metres>m groups; is this {product_type}?", kind="layout")
+        expected = f"as every {product_type} has; check the product type, report it to the provider"
+        raise SourceError(f"{objects.href}: no groups {layout.multiscales}/r<metres>m, {expected}", kind="layout")
     return store_plan(tree, layout, recipe.pixels, grids)
 
 
@@ -125,12 +132,14 @@ def _group_grid(objects: Objects, tree: SourceTree, path: str, metres: int, crs:
     for name in ("x", "y"):
         array = tree.arrays.get(f"{path}/{name}")
         if array is None or len(array.shape) != 1:
-            raise SourceError(f"{path}: no one-dimensional {name}; the grid cannot be known", kind="layout")
+            raise SourceError(
+                f"{path}: no one-dimensional {name}; the grid cannot be known; report it to the provider", kind="layout"
+            )
         axes.append(read_whole(objects, array).astype(np.float64))
     try:
         return grid_from_centres(axes[0], axes[1], metres, crs)
     except ValueError as error:
-        raise SourceError(f"{path}: {error}", kind="layout") from None
+        raise SourceError(f"{path}: {error}; report it to the provider", kind="layout") from None
 
 
 class _Conversion:
@@ -191,11 +200,12 @@ class _Conversion:
         return written
 
     def _plane(self, task: RasterTask, plane: int) -> list[Written]:
-        height, width = task.source.shape[-2:]
+        height = task.warp.grid.shape[0] if task.warp else task.source.shape[-2]
+        n_bytes = task.n_bytes // math.prod(task.source.shape[:-2])
         factors = [factor for factor, _ in task.outputs if factor > 1]
         coarsest = max(factors, default=1)
         step = math.ceil(STRIPE_ROWS / coarsest) * coarsest
-        rows = open_rows(self._objects, self._tree, task.source, lambda key: self._missing(task, key))
+        rows = self._rows(task)
         lead = tuple(int(i) for i in np.unravel_index(plane, task.source.shape[:-2])) if task.source.shape[:-2] else ()
         sinks = [PlaneWriter(self._writer, plan, lead) for _, plan in task.outputs]
         for start in range(0, height, step):
@@ -204,8 +214,15 @@ class _Conversion:
             stripe = rows.read(plane, start, min(start + step, height))
             for sink, part in zip(sinks, _outputs(stripe, task), strict=True):
                 sink.append(part)
-            self._advance(stripe.shape[0] * width * stripe.itemsize)
+            stop = start + stripe.shape[0]
+            self._advance(n_bytes * stop // height - n_bytes * start // height)
         return [item for sink in sinks for item in sink.written]
+
+    def _rows(self, task: RasterTask) -> Rows:
+        if task.warp is None:
+            return open_rows(self._objects, self._tree, task.source, lambda key: self._missing(task, key))
+        source = BandedArray(self._objects, self._tree, task.source, lambda key: self._missing(task, key))
+        return WarpedRows(task.warp, (task.source.shape[0], task.source.shape[1]), source)
 
     def _missing(self, task: RasterTask, key: str) -> None:
         if task.mandatory:
@@ -265,7 +282,8 @@ class _StoppedError(Exception):
 
 def _outputs(stripe: NDArray[Any], task: RasterTask) -> list[NDArray[Any]]:
     factors = [factor for factor, _ in task.outputs if factor > 1]
-    levels = dict(zip(factors, average_levels(stripe, factors), strict=True)) if factors else {}
+    average = average_float_levels if stripe.dtype.kind == "f" else average_levels
+    levels = dict(zip(factors, average(stripe, factors), strict=True)) if factors else {}
     return [stripe if factor == 1 else levels[factor] for factor, _ in task.outputs]
 
 

@@ -29,8 +29,9 @@ from zarrmill.errors import ConfigError, SourceError, UnknownStateError
 from zarrmill.io.builds import drop_receipts, latest_failure, older_build, read_builds
 from zarrmill.io.catalog import Listed, read_catalogue
 from zarrmill.io.manifest import write_manifest
-from zarrmill.io.objects import MissingObjectError, Objects
+from zarrmill.io.objects import Objects
 from zarrmill.io.record import dumps, read_record, write_record, write_text
+from zarrmill.io.source import read_metadata
 from zarrmill.io.state import PRODUCT_STAGES, State
 from zarrmill.model import PlanRecord, Product
 
@@ -46,6 +47,9 @@ BREAKER = 2 * N_READERS
 
 OUTAGES = frozenset({"timeout", "denied"})
 """Kinds of ``SourceError`` that leave open whether an object is there."""
+
+N_ROWS_PRINTED = 20
+"""Refused and unknown products that are printed; ``plan.html`` has all."""
 
 N_ROWS_HTML = 500
 """Rows of each list that ``plan.html`` shows; ``plan.json`` has all."""
@@ -127,7 +131,7 @@ def write_plan(result: PlanResult, state: State) -> None:
 
 
 def print_plan(result: PlanResult, console: Console) -> None:
-    """Print classes with an example each, filters, dates and the size of the work."""
+    """Print classes with an example each, what is left out and why, filters, dates and the size of the work."""
     summary = result.summary()
     table = Table(title=f"Plan of run {result.run}", title_justify="left")
     for name, justify in (("class", "left"), ("products", "right"), ("for example", "left")):
@@ -141,6 +145,11 @@ def print_plan(result: PlanResult, console: Console) -> None:
     table.add_section()
     table.add_row("listed", f"{summary['n_listed']}", Text(result.catalogue))
     console.print(table)
+    left_out = [row for row in result.rows if row.plan_class in (PlanClass.REFUSED, PlanClass.UNKNOWN)]
+    for row in left_out[:N_ROWS_PRINTED]:
+        console.print(Text(f"{row.plan_class.value} {row.product_id}: {row.code}: {row.reason}"), soft_wrap=True)
+    if len(left_out) > N_ROWS_PRINTED:
+        console.print(Text(f"and {len(left_out) - N_ROWS_PRINTED} more: see plan.html"))
     for line in result.lines():
         console.print(Text(line))
 
@@ -250,16 +259,11 @@ def _inspected(entry: Entry, settings: Settings, recipes: Mapping[str, Recipe]) 
 
 def _metadata(entry: Entry, settings: Settings) -> tuple[str, bytes]:
     """Return place and bytes of the root's consolidated metadata."""
-    objects = Objects(entry.href, settings.source.timeout_s, settings.source.retries)
-    for key in (".zmetadata", "zarr.json"):
-        try:
-            return f"{entry.href}/{key}", objects.get(key)
-        except MissingObjectError:
-            continue
-        except ValueError as error:
-            raise SourceError(f"{entry.href}: not an address ({error}); correct the item", kind="missing") from None
-    message = f"{entry.href}: neither .zmetadata nor zarr.json is there; check the href, then plan again"
-    raise SourceError(message, kind="missing")
+    try:
+        key, data = read_metadata(Objects(entry.href, settings.source.timeout_s, settings.source.retries))
+    except ValueError as error:
+        raise SourceError(f"{entry.href}: not an address ({error}); correct the item", kind="missing") from None
+    return f"{entry.href}/{key}", data
 
 
 def _decided(known: Sequence[_Known], settings: Settings) -> Iterator[Row]:

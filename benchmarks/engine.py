@@ -1,0 +1,237 @@
+"""Measure the conversion engine: the floor, ours and others in turn, on one product, in one go.
+
+python -m benchmarks.engine [--size PX] [--repeats N] [--others] [--big]; ``make bench`` gives these from the environment.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks import measure, others, report
+from benchmarks.measure import Cost
+
+ROOT = Path(__file__).parent.parent
+SHOWN = ("zarrmill", "numpy", "numcodecs", "zarr", "xarray")
+GOALS = {
+    "convert wall / floor": ("zarrmill", "floor", "wall_s", 1.5),
+    "convert CPU / floor": ("zarrmill", "floor", "cpu_s", 1.4),
+    "validate full / convert, wall": ("validate-full", "zarrmill", "wall_s", 1.0),
+    "validate sampled / convert, wall": ("validate-sampled", "zarrmill", "wall_s", 0.1),
+}
+"""Ratio to its two cases, what is divided, and the most that it should be."""
+Json = dict[str, Any]  # Any: JSON values
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One command that is measured."""
+
+    name: str
+    command: tuple[str, ...]
+    title: str
+    target: Path | None = None
+    """What it writes; removed before it runs."""
+    repeats: int | None = None
+    """None: as often as asked for."""
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=10980, help="edge of the product at 10 m in pixels; a multiple of 12")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--others", action="store_true", help="measure eopf-geozarr too")
+    parser.add_argument("--big", action="store_true", help="convert a product of twice the edge too")
+    parser.add_argument("--pixels", choices=("real", "synthetic"), default="real")
+    parser.add_argument("--uv", default="uv", help="uv that makes the environment of eopf-geozarr")
+    parser.add_argument("--work", type=Path, default=Path("results/bench"), help="products and stores")
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/engine"), help="report")
+    return parser.parse_args()
+
+
+def ours(verb: str, **values: object) -> tuple[str, ...]:
+    """Return the command for a verb of ``benchmarks.ours``."""
+    return (sys.executable, "-m", "benchmarks.ours", verb, json.dumps(values))
+
+
+def tell(text: str) -> None:
+    """Say what is going on."""
+    sys.stderr.write(f"{datetime.now():%H:%M:%S} {text}\n")
+
+
+def answer(log: Path) -> Json:
+    """Return the JSON object on the last line of a log."""
+    return dict(json.loads(log.read_text().strip().rpartition("\n")[2]))
+
+
+class Bench:
+    """Everything of one call."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.work = options, options.work / str(options.size)
+        self.costs: dict[str, list[Cost]] = {}
+        self.told: dict[str, Json] = {}
+        self.sizes: dict[str, tuple[int, int]] = {}
+
+    def once(self, name: str, command: Sequence[str]) -> Json:
+        """Run a command whose cost is not of interest; return its answer."""
+        log = self.work / f"logs/{name}.log"
+        measure.run(command, log, ROOT)
+        return answer(log)
+
+    def product(self, size_px: int) -> str:
+        """Return the path of the source product; built when it is not there."""
+        root = str(self.options.work / f"products-{size_px}")
+        made = self.once(f"sample-{size_px}", ours("sample", root=root, size_px=size_px, pixels=self.options.pixels))
+        return str(made["product"])
+
+    def cases(self, source: str, layout: Path, venv: Path) -> list[Case]:
+        """Return what is measured, in the order of a round."""
+        threads = self.options.threads
+        floor, store, store3 = (self.work / name for name in ("floor", "stores", "stores-level-3"))
+        common = {"source": source, "root": str(store), "threads": threads}
+        floor_command = (sys.executable, "benchmarks/floor.py", str(layout), str(floor), str(threads))
+        found = [
+            Case("floor", floor_command, f"floor: decode, average, encode the same bytes; {threads} threads", floor),
+            Case("zarrmill", ours("convert", **common), f"zarrmill convert, everything on; {threads} threads", store),
+            Case("validate-full", ours("validate", **common, depth="full"), "zarrmill validate, every pixel of every level"),
+            Case("validate-sampled", ours("validate", **common, depth="sampled"), "zarrmill validate, sampled"),
+            Case("zarrmill-1", ours("convert", **{**common, "root": f"{store}-1", "threads": 1}), "zarrmill convert, 1 thread",
+                 Path(f"{store}-1")),
+        ]  # fmt: skip
+        if self.options.others:
+            at_3 = ours("convert", **{**common, "root": str(store3)}, clevel=others.CLEVEL)
+            found.append(Case("zarrmill-level-3", at_3, f"zarrmill convert, zstd {others.CLEVEL} as eopf-geozarr", store3))
+            for name, title, options, repeats in (
+                ("integers", "eopf-geozarr, integers kept, threads", ["--keep-scale-offset"], None),
+                ("float32", "eopf-geozarr, float32 (default), threads", [], None),
+                ("dask", "eopf-geozarr, float32, its dask cluster", ["--dask-cluster"], 1),
+            ):
+                target = self.work / f"eopf-{name}"
+                command = tuple(others.command(venv, source, str(target), *options))
+                found.append(Case(f"eopf-{name}", command, title, target, repeats))
+        return found
+
+    def measure(self, cases: Sequence[Case]) -> None:
+        """Run all cases in turn, round by round."""
+        for number in range(self.options.repeats):
+            for case in cases:
+                if case.repeats is not None and number >= case.repeats:
+                    continue
+                if case.target is not None:
+                    shutil.rmtree(case.target, ignore_errors=True)
+                log = self.work / f"logs/{case.name}.log"
+                cost = measure.run(case.command, log, ROOT)
+                self.costs.setdefault(case.name, []).append(cost)
+                tell(f"{number + 1}/{self.options.repeats} {case.name}: {cost.wall_s} s, CPU {cost.cpu_s} s")
+                if case.target is not None:
+                    self.sizes[case.name] = measure.folder_size(case.target)
+                if "benchmarks.ours" in case.command:
+                    self.told[case.name] = answer(log)
+
+    def other_sizes(self) -> list[Json]:
+        """Convert products of half and, when asked for, twice the edge once: memory must not grow with the product."""
+        size, rows = self.options.size, []
+        for edge in (size // 2, *([2 * size] if self.options.big else [])):
+            target = self.options.work / str(edge) / "stores"
+            command = ours("convert", source=self.product(edge), root=str(target), threads=self.options.threads)
+            shutil.rmtree(target, ignore_errors=True)
+            rows.append({"size_px": edge} | asdict(measure.run(command, self.work / f"logs/convert-{edge}.log", ROOT)))
+            tell(f"{edge} px: {rows[-1]['wall_s']} s, {rows[-1]['peak_bytes'] / 1e6:.0f} MB")
+            shutil.rmtree(target)
+        return rows
+
+    def same_bytes(self) -> Json:
+        """Count the floor's objects, and those that are byte for byte ours."""
+        floor, store = self.work / "floor", Path(self.told["zarrmill"]["store"])
+        keys = [path.relative_to(floor) for path in floor.rglob("*") if path.is_file()]
+        same = sum((store / key).is_file() and (store / key).read_bytes() == (floor / key).read_bytes() for key in keys)
+        return {"n_objects": len(keys), "n_same": same}
+
+
+def summary(costs: Sequence[Cost]) -> Json:
+    """Return the median of every number, and all runs."""
+    names = ("wall_s", "cpu_s", "peak_bytes")
+    return {n: statistics.median(getattr(c, n) for c in costs) for n in names} | {"runs": [asdict(c) for c in costs]}
+
+
+def machine() -> Json:
+    """Return what the numbers depend on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return {
+        "cpu": f"{os.cpu_count()} x {model or platform.machine()}",
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "system": f"{platform.system()}, {' '.join(platform.libc_ver())}, Python {platform.python_version()}",
+        "load": [round(value, 2) for value in os.getloadavg()],
+        "storage": "local disk, sources in the page cache",
+    }
+
+
+def shown(command: Sequence[str]) -> str:
+    """Return a command as it can be typed in the project's folder."""
+    words = (f"'{word}'" if word.startswith("{") else word for word in command)
+    return " ".join(words).replace(f"{ROOT}/", "")
+
+
+def result_of(bench: Bench, cases: Sequence[Case], planned: Json) -> Json:
+    """Return everything that was measured."""
+    options = bench.options
+    medians = {case.name: summary(bench.costs[case.name]) for case in cases}
+    runs = [cost for costs in bench.costs.values() for cost in costs]
+    return {
+        "command": shown(sys.orig_argv),
+        "foreign_share": round(sum(cost.foreign_cpu_s for cost in runs) / sum(cost.cpu_s for cost in runs), 3),
+        "product": {"size_px": options.size, "pixels": options.pixels} | planned,
+        "cases": {
+            case.name: {"title": case.title, "command": shown(case.command), "told": bench.told.get(case.name)}
+            | dict(zip(("n_bytes", "n_objects"), bench.sizes.get(case.name, (None, None)), strict=True))
+            | medians[case.name]
+            for case in cases
+        },
+        "ratios": {name: [round(medians[a][key] / medians[b][key], 3), most] for name, (a, b, key, most) in GOALS.items()},
+        "same_bytes": bench.same_bytes(),
+        "sizes": bench.other_sizes(),
+    }
+
+
+def main() -> None:
+    """Measure and report."""
+    options = arguments()
+    bench, before, venv = Bench(options), machine(), ROOT / ".tools/bench-venv"
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    versions = {"zarrmill": {name: version(name) for name in SHOWN}}
+    if options.others:
+        versions["eopf-geozarr"] = others.install(options.uv, venv)
+    source, layout = bench.product(options.size), bench.work / "layout.json"
+    planned = bench.once("layout", ours("layout", source=source, target=str(layout)))
+    cases = bench.cases(source, layout, venv)
+    bench.measure(cases)
+    result = result_of(bench, cases, planned) | {"started": started, "versions": versions, "values": None}
+    result["machine"] = before | {"load_after": [round(value, 2) for value in os.getloadavg()]}
+    if options.others:
+        stores = (
+            bench.told["zarrmill"]["store"],
+            source,
+            *(str(bench.work / f"eopf-{name}") for name in ("integers", "float32")),
+        )
+        result["values"] = bench.once("values", (sys.executable, "-m", "benchmarks.others", *stores))
+    report.write(result, options.out)
+    tell(f"report: {options.out}")
+
+
+if __name__ == "__main__":
+    main()

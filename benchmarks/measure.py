@@ -1,0 +1,86 @@
+"""What a command costs: wall and CPU seconds, and peak memory of its whole process tree, watched from outside."""
+
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from resource import struct_rusage
+
+import psutil
+
+EVERY_S = 0.05
+"""Seconds between two looks at the memory."""
+CHILDREN_EVERY = 5
+"""Looks after which child processes are searched anew; that is dearer than a look."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """One run of one command."""
+
+    wall_s: float
+    cpu_s: float
+    """User and system seconds of the process and all that it waited for."""
+    peak_bytes: int
+    """Largest sum over the tree: resident memory of one process, proportional set size where there are several."""
+    load: float
+    """Load average over one minute before the run."""
+    foreign_cpu_s: float
+    """CPU seconds that the rest of the machine used meanwhile; wall seconds count only where this is small."""
+
+
+def run(command: Sequence[str], log: Path, cwd: Path) -> Cost:
+    """Run ``command`` and measure it; output goes to ``log``.
+
+    Data that earlier commands wrote is flushed first, so that nobody pays for another.
+    Raises: RuntimeError: it failed; the message has the end of its output.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    os.sync()
+    load, busy = os.getloadavg()[0], _busy_s()
+    with log.open("wb") as stream:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, cwd=cwd)
+        peak, status, usage = _watch(process.pid)
+        wall = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}\n{log.read_text()[-2000:]}")
+    cpu = usage.ru_utime + usage.ru_stime
+    return Cost(round(wall, 2), round(cpu, 2), peak, round(load, 2), round(max(_busy_s() - busy - cpu, 0), 2))
+
+
+def _busy_s() -> float:
+    """Return the CPU seconds that the whole machine has used."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
+
+
+def _watch(pid: int) -> tuple[int, int, struct_rusage]:
+    """Return peak memory, exit status and resource usage of a child process when it has ended."""
+    tree, peak, looks = [psutil.Process(pid)], 0, 0
+    while True:
+        found, status, usage = os.wait4(pid, os.WNOHANG)
+        if found:
+            return peak, status, usage
+        if looks % CHILDREN_EVERY == 0:
+            with suppress(psutil.Error):
+                tree = [tree[0], *tree[0].children(recursive=True)]
+        looks += 1
+        peak = max(peak, sum(_memory(process, alone=len(tree) == 1) for process in tree))
+        time.sleep(EVERY_S)
+
+
+def _memory(process: psutil.Process, *, alone: bool) -> int:
+    with suppress(psutil.Error):
+        return int(process.memory_info().rss if alone else process.memory_full_info().pss)
+    return 0
+
+
+def folder_size(path: Path) -> tuple[int, int]:
+    """Return bytes and number of the objects below ``path``."""
+    sizes = [item.stat().st_size for item in path.rglob("*") if item.is_file()]
+    return sum(sizes), len(sizes)

@@ -1,0 +1,106 @@
+"""The measured side: one verb of zarrmill in a process of its own, as a job of the workflow runs it.
+
+python -m benchmarks.ours VERB JSON, where the JSON has the verb's arguments; the answer is one line of JSON.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from zarrmill.config import Recipe, load_recipe, product_digest
+from zarrmill.io.objects import Objects
+from zarrmill.io.source import read_tree
+from zarrmill.model import Product
+
+ROOT = Path(__file__).parent.parent
+PRODUCT_TYPE = "S02MSIL2A"
+Answer = dict[str, Any]  # Any: JSON values
+
+
+def recipe(depth: str = "full", clevel: int | None = None) -> Recipe:
+    """Return the shipped recipe, with another depth of validation or compression level where asked for."""
+    values = load_recipe(ROOT / "config/recipes/s2-l2a.yaml").model_dump()
+    values["validation"]["depth"] = depth
+    if clevel is not None:
+        values["pixels"]["codec"]["clevel"] = clevel
+    return Recipe.model_validate(values)
+
+
+def sample(root: str, size_px: int, pixels: str) -> Answer:
+    """Build the source product once and return its path."""
+    from zarrmill.sample import SampleSpec, build_product
+
+    return {"product": str(build_product(SampleSpec(size_px=size_px, pixels=pixels), Path(root)))}  # type: ignore[arg-type]  # checked by argparse
+
+
+def layout(source: str, target: str) -> Answer:
+    """Write what the floor has to do: source arrays and all that is made from them, as the engine plans it."""
+    from zarrmill.stages.convert import plan_store
+
+    objects, chosen = Objects(source), recipe()
+    plan = plan_store(objects, read_tree(objects), PRODUCT_TYPE, chosen)
+    rasters = [
+        {
+            "source": task.source.path,
+            "dtype": task.source.dtype,
+            "shape": task.source.shape,
+            "chunks": task.source.chunks,
+            "separator": task.source.encoding.get("dimension_separator", "."),
+            "outputs": [
+                {"factor": factor, "path": out.path, "shape": out.shape, "chunks": out.chunks, "shards": out.shards}
+                for factor, out in task.outputs
+            ],
+        }
+        for task in plan.rasters
+    ]
+    Path(target).write_text(json.dumps({"source": source, "codec": chosen.pixels.codec.model_dump(), "rasters": rasters}))
+    return {"n_bytes": plan.n_bytes, "n_arrays": len(rasters), "codec": chosen.pixels.codec.model_dump()}
+
+
+def convert(source: str, root: str, threads: int, clevel: int | None = None) -> Answer:
+    """Convert with everything on and return the receipt's numbers."""
+    from zarrmill.stages.convert import convert as stage
+
+    chosen = recipe(clevel=clevel)
+    receipt = stage(_product(source, chosen), recipe=chosen, store_root=root, threads=threads)
+    return {"store": receipt.store, "steps_s": dict(receipt.measured.steps_s), "tree_sha256": receipt.tree_sha256}
+
+
+def validate(source: str, root: str, depth: str, threads: int) -> Answer:
+    """Validate the store that ``convert`` left below ``root``."""
+    from zarrmill.stages.validate import validate as stage
+
+    chosen = recipe(depth)
+    product = _product(source, chosen)
+    report = stage(str(Path(root, product.store_path)), source=source, recipe=chosen, product=product, threads=threads)
+    told = {"verdict": report.verdict.value, "score": report.score, "sample": report.sample}
+    return told | {"n_pixels": report.n_pixels_compared, "steps_s": dict(report.measured.steps_s)}
+
+
+def _product(source: str, chosen: Recipe) -> Product:
+    fingerprint = read_tree(Objects(source)).fingerprint
+    return Product(
+        collection="sentinel-2-l2a",
+        product_id=Path(source).stem,
+        datetime="2025-01-13T15:43:09Z",
+        product_type=PRODUCT_TYPE,
+        href=source,
+        item_href="",
+        recipe=chosen.name,
+        digest=product_digest(chosen, fingerprint),
+        source_fingerprint=fingerprint,
+        n_bytes=0,
+        n_objects=0,
+        mem_mb=chosen.memory_mb,
+    )
+
+
+def main() -> None:
+    """Carry out one verb."""
+    verb = {"sample": sample, "layout": layout, "convert": convert, "validate": validate}[sys.argv[1]]
+    sys.stdout.write(json.dumps(verb(**json.loads(sys.argv[2]))) + "\n")
+
+
+if __name__ == "__main__":
+    main()
