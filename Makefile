@@ -49,7 +49,7 @@ run: setup  ## Run the planned manifest; run again to resume
 
 demo: setup  ## Set up, convert real pixels end to end, end with the report's path
 	@$(BIN)/zarrmill sample $(SAMPLE)
-	@$(BIN)/zarrmill plan
+	@$(BIN)/zarrmill plan || [ $$? = 3 ]  # 3: nothing to do
 	@$(BIN)/snakemake --profile $(PROFILE)
 	@$(BIN)/zarrmill summary
 
@@ -73,9 +73,11 @@ bench: setup  ## Measure the engine (REPEATS=3 SIZE=10980 WITH_OTHERS=1 BIG=0)
 	$(BIN)/python -m benchmarks.engine --size $(SIZE) --repeats $(REPEATS) --uv $(UV) \
 	  $(if $(filter 1,$(WITH_OTHERS)),--others) $(if $(filter 1,$(BIG)),--big)
 
-servers: setup  ## Install what the tests start or open: a headless browser
+servers: setup  ## Install what the tests start or open: a headless browser, a JavaScript reader
 	@if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 	  export DEBIAN_FRONTEND=noninteractive; apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null; fi
+	@if command -v npm >/dev/null && [ ! -d .tools/node/node_modules/zarrita ]; then \
+	  npm install --silent --no-fund --no-audit --prefix .tools/node zarrita@0.7.5; fi
 
 test: setup servers  ## Run every test, with coverage
 	$(BIN)/coverage erase

@@ -22,11 +22,11 @@ CLEVEL = 3
 """Compression level that they write; their option for it does not reach the encoder."""
 STRIPE_ROWS = 1830
 WHY = (
-    "Arrays that the source has are copied by both and are equal. Of the levels that are computed: (1) where no pixel is valid ours "
-    "says no data (DN 0), theirs says DN 1000, reflectance zero: their mean is filled with 0 after decoding. (2) Means that end in "
-    "a half are rounded to even by ours, by the noise of decoded floats in theirs: they differ by 1. (3) A valid pixel of DN 1000 "
-    "counts in ours; theirs takes its reflectance, zero, for no data. (4) At the edge of the data theirs averages each level from "
-    "the level before, not weighted by how many pixels were valid there; ours averages the pixels of the finest level."
+    "Arrays that the source has are copied by both and are equal. Of the levels that are computed: (1) where no pixel is valid "
+    "ours says no data (DN 0), theirs DN 1000, reflectance zero: their mean is filled with 0 after decoding. (2) Means that end "
+    "in a half are rounded to even by ours, by the noise of decoded floats in theirs: they differ by 1. (3) A valid pixel of DN "
+    "1000 counts in ours; theirs takes its reflectance, zero, for no data. (4) At the edge of the data theirs averages each "
+    "level from the one before, not weighted by how many pixels were valid there; ours averages the pixels of the finest level."
 )
 
 

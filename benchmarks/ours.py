@@ -5,6 +5,7 @@ python -m benchmarks.ours VERB JSON, where the JSON has the verb's arguments; th
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,8 @@ def _product(source: str, chosen: Recipe) -> Product:
 
 def main() -> None:
     """Carry out one verb."""
-    verb = {"sample": sample, "layout": layout, "convert": convert, "validate": validate}[sys.argv[1]]
-    sys.stdout.write(json.dumps(verb(**json.loads(sys.argv[2]))) + "\n")
+    verbs: dict[str, Callable[..., Answer]] = {"sample": sample, "layout": layout, "convert": convert, "validate": validate}
+    sys.stdout.write(json.dumps(verbs[sys.argv[1]](**json.loads(sys.argv[2]))) + "\n")
 
 
 if __name__ == "__main__":

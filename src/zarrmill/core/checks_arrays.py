@@ -93,7 +93,7 @@ def check_arrays(tree: StoreTree, source: GivenTree | None, checks: Checks, limi
         _check_flags(node, checks, source)
         if source is not None:
             _check_against_source(node, array, source, checks)
-        elif reflectance and tree.ours:
+        elif reflectance and tree.ours and "polarization" not in node.attributes:
             found = [node.attributes.get(key) for key in ("scale_factor", "add_offset")]
             ok = all(isinstance(value, int | float) for value in found)
             checks.expect(ok, "arrays.scale", path, f"scale_factor and add_offset are {found}, expected two numbers")

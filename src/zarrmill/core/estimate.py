@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import ceil, prod
+from math import ceil, cos, pi, prod, sin
 
 import numpy as np
 
@@ -21,6 +21,9 @@ DECODED_BYTES_PER_CORE_S = 125_000_000
 
 _LEVEL = re.compile(r"^(measurements/reflectance)/r(\d+)m/(b\d[\da])$")
 _ANGLES = "conditions/geometry"
+_GRD = re.compile(r"^([^/]+_(?:HH|HV|VH|VV))/measurements/grd$")
+_TURN = 13 / 180 * pi
+"""How far radar images lie turned on the map at middle latitudes; their grid is not known before control points are read."""
 _QUICKLOOK = re.compile(r"(^|/)\w*_quicklook(/|$)")
 
 
@@ -78,6 +81,9 @@ def read_tree(data: bytes, place: str) -> SourceTree:
 
 def estimate(tree: SourceTree, pixels: Pixels) -> Estimate:
     """Return what converting ``tree`` by ``pixels`` reads and writes."""
+    images = [array for array in tree.arrays if _GRD.match(array.path)]
+    if images:
+        return _radar_estimate(tree, images, pixels)
     kept = [array for array in tree.arrays if pixels.quicklook or not _QUICKLOOK.search(array.path)]
     groups = {group for group in tree.groups if pixels.quicklook or not _QUICKLOOK.search(group)}
     shapes = {array.path: array.shape for array in kept}
@@ -89,6 +95,20 @@ def estimate(tree: SourceTree, pixels: Pixels) -> Estimate:
     n_data = sum(n_data_objects(shape, pixels) for shape in shapes.values())
     n_bytes = sum(prod(array.shape) * array.itemsize for array in kept)
     return Estimate(n_bytes, n_data + len(shapes) + len(groups) + 1, tree.zarr_format)
+
+
+def _radar_estimate(tree: SourceTree, images: list[SourceArray], pixels: Pixels) -> Estimate:
+    """Return the size of a radar product: its images on one turned grid, everything else copied."""
+    height, width = (max(array.shape[axis] for array in images) for axis in (0, 1))
+    finest = pixels.levels_m[0]
+    turned = (height * cos(_TURN) + width * sin(_TURN), width * cos(_TURN) + height * sin(_TURN))
+    shapes = [tuple(ceil(edge * finest / level_m) for edge in turned) for level_m in pixels.levels_m]
+    n_rasters = sum(len(images) * (n_data_objects(shape, pixels) + 1) for shape in shapes)
+    n_levels = len(shapes) * (1 + 3 * 2)  # group, x, y, spatial_ref
+    n_copies = 2 * (len(tree.arrays) - len(images))
+    n_groups = len(tree.groups) - len(images) + 4  # the root of an image and its conditions become one group
+    n_bytes = sum(prod(array.shape) * array.itemsize for array in tree.arrays)
+    return Estimate(n_bytes, n_rasters + n_levels + n_copies + n_groups + 1, tree.zarr_format)
 
 
 def n_data_objects(shape: tuple[int, ...], pixels: Pixels) -> int:

@@ -155,6 +155,10 @@ class ObjectSink:
             os.replace(self._part, self._path)
         return Written(self.key, self.n_bytes, self._sha.hexdigest())
 
+    def release(self) -> None:
+        """Close the file of an object that will not be finished; its part stays for ``StoreWriter.clear``."""
+        self._stream.close()
+
 
 class PlaneWriter:
     """Writes one ``(y, x)`` plane of an array from rows that arrive in order."""
@@ -180,6 +184,11 @@ class PlaneWriter:
             done = self._row * self._chunk_y + self._filled
             if self._filled == self._chunk_y or done == self._height:
                 self._flush(done == self._height)
+
+    def release(self) -> None:
+        """Close the shards that are not whole; nothing when all are."""
+        for shard in self._shards.values():
+            shard.release()
 
     def _flush(self, last: bool) -> None:
         fill = self._plan.fill_value
@@ -230,6 +239,9 @@ class _ShardSink:
         index = self._index.tobytes()
         self._sink.append(index + google_crc32c.value(index).to_bytes(4, "little"))
         return self._sink.close()
+
+    def release(self) -> None:
+        self._sink.release()
 
 
 def _has_data(part: NDArray[Any], fill: Any) -> bool:

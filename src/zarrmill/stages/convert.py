@@ -208,14 +208,18 @@ class _Conversion:
         rows = self._rows(task)
         lead = tuple(int(i) for i in np.unravel_index(plane, task.source.shape[:-2])) if task.source.shape[:-2] else ()
         sinks = [PlaneWriter(self._writer, plan, lead) for _, plan in task.outputs]
-        for start in range(0, height, step):
-            if self._stop.is_set():
-                raise _StoppedError
-            stripe = rows.read(plane, start, min(start + step, height))
-            for sink, part in zip(sinks, _outputs(stripe, task), strict=True):
-                sink.append(part)
-            stop = start + stripe.shape[0]
-            self._advance(n_bytes * stop // height - n_bytes * start // height)
+        try:
+            for start in range(0, height, step):
+                if self._stop.is_set():
+                    raise _StoppedError
+                stripe = rows.read(plane, start, min(start + step, height))
+                for sink, part in zip(sinks, _outputs(stripe, task), strict=True):
+                    sink.append(part)
+                stop = start + stripe.shape[0]
+                self._advance(n_bytes * stop // height - n_bytes * start // height)
+        finally:
+            for sink in sinks:
+                sink.release()
         return [item for sink in sinks for item in sink.written]
 
     def _rows(self, task: RasterTask) -> Rows:

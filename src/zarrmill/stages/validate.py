@@ -8,7 +8,7 @@ import re
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from importlib.metadata import version
 
 from zarrmill import __version__
 from zarrmill.config import Pixels, Recipe, Validation
-from zarrmill.core import checks_arrays, checks_georef, checks_layout, checks_tree
+from zarrmill.core import checks_arrays, checks_georef, checks_layout, checks_s1, checks_tree
 from zarrmill.core.checks import Checks
 from zarrmill.core.checks_arrays import GivenArray, GivenTree
 from zarrmill.core.checks_conventions import check_conventions
@@ -164,6 +164,7 @@ def _check_all(run: _Run) -> None:
     if run.limits.depth != "structure":
         with run.step("values"):
             _check_values(run, jobs, compared)
+            _check_images(run)
     with run.step("readers"):
         _check_readers(run, sealed)
 
@@ -189,7 +190,7 @@ def _open(run: _Run) -> Mapping[str, bytes]:
 def _source_tree(source: SourceReader) -> GivenTree:
     arrays = {
         path: GivenArray(array.shape, array.dtype, array.attributes, array.chunks, array.dims)
-        for path, array in source.arrays.items()
+        for path, array in checks_s1.placed(source.arrays).items()
     }
     return GivenTree(arrays, source.attributes)
 
@@ -222,10 +223,7 @@ def _check_values(run: _Run, jobs: list[Job], compared: set[str]) -> None:
     jobs = jobs + [Job(base=array, decode_only=True) for path, array in run.arrays.items() if path not in compared]
     share = 1.0 if run.limits.depth == "full" else run.limits.sample_share
     results = _run_jobs(run, jobs, share)
-    for result in results:
-        run.n_pixels += result.n_pixels
-        for outcome in result.outcomes:
-            run.checks.expect(outcome.ok, outcome.code, outcome.path, outcome.message)
+    _count(run, results)
     for path in run.arrays:
         # A grid mapping says everything in its attributes; its one value means nothing.
         if path in compared or checks_arrays.is_grid_mapping(run.tree.nodes[path]):
@@ -244,16 +242,15 @@ def _comparisons(run: _Run, given: GivenTree) -> tuple[list[Job], set[str]]:
     """Return a job for each source array that feeds something, and the store arrays that are thereby compared."""
     assert run.source is not None
     levels: dict[str, list[LevelTarget]] = {}
-    compared: set[str] = set()
+    jobs, compared = checks_s1.level_jobs(run.arrays, checks_s1.images(run.source.arrays))
     for path, array in run.arrays.items():
-        if path in given.arrays or not _may_be_level(run, path):
+        if path in given.arrays or path in compared or not _may_be_level(run, path):
             continue
         target, origin = _level_target(run, given, path, array)
         if target is not None and origin is not None:
             levels.setdefault(origin, []).append(target)
             compared.add(path)
-    jobs = []
-    for path, base in run.source.arrays.items():
+    for path, base in checks_s1.placed(run.source.arrays).items():
         native = run.arrays.get(path)
         if native is not None and (native.shape != base.shape or checks_arrays.is_grid_mapping(run.tree.nodes[path])):
             native = None
@@ -263,6 +260,21 @@ def _comparisons(run: _Run, given: GivenTree) -> tuple[list[Job], set[str]]:
         if native is not None or fed:
             jobs.append(Job(base=base, native=native, levels=fed, suspects=_suspects(run, native, fed)))
     return jobs, compared
+
+
+def _check_images(run: _Run) -> None:
+    """Compare the finest level of radar images with the images themselves; what is not compared is said."""
+    attributes = {path: node.attributes for path, node in run.tree.nodes.items()}
+    results = checks_s1.compare_images(run.arrays, run.source.arrays if run.source else {}, attributes, run.seed)
+    run.sample += "".join(f"; {result.told}" for result in results)
+    _count(run, results)
+
+
+def _count(run: _Run, results: Sequence[JobResult | checks_s1.ImageResult]) -> None:
+    for result in results:
+        run.n_pixels += result.n_pixels
+        for outcome in result.outcomes:
+            run.checks.expect(outcome.ok, outcome.code, outcome.path, outcome.message)
 
 
 def _suspects(run: _Run, native: ArrayReader | None, levels: tuple[LevelTarget, ...]) -> tuple[Region, ...]:
