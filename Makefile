@@ -54,16 +54,16 @@ demo: setup  ## Set up, convert real pixels end to end, end with the report's pa
 	@$(BIN)/zarrmill summary
 
 check: setup  ## Format, lint, types, architecture
-	$(BIN)/ruff format --check src tests workflow/scripts
-	$(BIN)/ruff check src tests workflow/scripts
+	$(BIN)/ruff format --check src tests benchmarks workflow/scripts
+	$(BIN)/ruff check src tests benchmarks workflow/scripts
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/snakemake --lint
 
 format: setup  ## Format everything
-	$(BIN)/ruff format src tests workflow/scripts
-	$(BIN)/ruff check --fix src tests workflow/scripts
+	$(BIN)/ruff format src tests benchmarks workflow/scripts
+	$(BIN)/ruff check --fix src tests benchmarks workflow/scripts
 	$(BIN)/snakefmt workflow
 
 docs: setup  ## Generate the reference pages and schemas from the code

@@ -48,7 +48,7 @@ def write(result: Json, folder: Path) -> None:
 
 def bars(name: str, cases: Mapping[str, Json], key: str, divisor: float, axis: str, form: str) -> str:
     """Return one horizontal bar a conversion: the median, with a dot for each run."""
-    with charts._figure(name, 7.6, 0.7 + 0.42 * len(cases)) as figure:
+    with charts.figure_of(name, 7.6, 0.7 + 0.42 * len(cases)) as figure:
         axes = figure.add_subplot()
         for row, (case, cost) in enumerate(cases.items()):
             colour = charts.COLOURS["idle" if case == "floor" else "first" if case.startswith("zarrmill") else "second"]
@@ -63,7 +63,7 @@ def bars(name: str, cases: Mapping[str, Json], key: str, divisor: float, axis: s
         axes.margins(x=0.12)
         axes.grid(visible=True, axis="x")
         axes.grid(visible=False, axis="y")
-        drawing: str = charts._svg(figure, name, axis)
+        drawing: str = charts.svg(figure, name, axis)
         return drawing
 
 

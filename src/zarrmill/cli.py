@@ -15,6 +15,7 @@ import typer
 from zarrmill import __version__
 from zarrmill.config import Recipe, Settings, load_recipes, load_settings
 from zarrmill.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ConfigError, ZarrmillError
+from zarrmill.io.process import keep_memory
 from zarrmill.io.state import State
 from zarrmill.model import ValidationReport
 
@@ -94,6 +95,7 @@ def validate(
     from zarrmill.stages.validate import exit_code
     from zarrmill.stages.validate import validate as check
 
+    keep_memory()
     chosen = _recipe(recipe)
     report = check(store, source=source, recipe=chosen, threads=threads)
     if json:

@@ -36,7 +36,7 @@ class Codec(_Model):
 
     cname: Literal["zstd", "lz4", "zlib"] = "zstd"
     """Compressor inside blosc."""
-    clevel: int = Field(5, ge=0, le=9)
+    clevel: int = Field(3, ge=0, le=9)
     """Compression level."""
     shuffle: Literal["noshuffle", "shuffle", "bitshuffle"] = "shuffle"
     """Filter before compression for items wider than one byte; one-byte items are never shuffled."""
@@ -214,7 +214,9 @@ class Settings(_Model):
     """Folder where stores go; shared by runs."""
     source: Source
     """Where products come from."""
-    recipes: tuple[str, ...] = Field(("config/recipes/s2-l2a.yaml", "config/recipes/s2-l1c.yaml"), min_length=1)
+    recipes: tuple[str, ...] = Field(
+        ("config/recipes/s2-l2a.yaml", "config/recipes/s2-l1c.yaml", "config/recipes/s1-grd.yaml"), min_length=1
+    )
     """Recipe files; each product type is served by exactly one."""
     public_root: str | None = None
     """Public address of ``store_root`` used in items (e.g. ``https://data.example.org/geozarr``); null writes relative links."""

@@ -14,6 +14,7 @@ import structlog
 from zarrmill.config import Recipe, Settings, load_recipes, parse_settings, product_digest
 from zarrmill.errors import EXIT_FAILED, ConfigError, ConformanceError, ZarrmillError
 from zarrmill.io.measure import Meter
+from zarrmill.io.process import keep_memory
 from zarrmill.io.progress import progress_of
 from zarrmill.io.record import read_record, write_record
 from zarrmill.io.state import State
@@ -45,6 +46,7 @@ def product_job(stage: str, *, plan: str, config: Mapping[str, Any], log: str) -
     Args: plan: path of the product's plan record; config: the run's configuration; log: path of the job's log.
     Raises: SystemExit: the stage failed; the code is the error's, the reason is on stderr, in the log and in the record.
     """
+    keep_memory()
     meter = Meter()
     with run_job(stage, log=log):
         settings = parse_settings(config)

@@ -299,7 +299,7 @@ def test_estimate_is_close_to_what_is_written(sources, tmp_path, form):
     recipe = grd_recipe()
     size = estimate(read_tree((sources[form] / ".zmetadata").read_bytes(), "x"), recipe.pixels)
     receipt = run(sources[form], tmp_path)
-    assert size.n_bytes == receipt.n_bytes_source
+    assert size.n_bytes == pytest.approx(receipt.n_bytes_source, rel=0.01)  # text is counted in its own way
     assert abs(size.n_objects - receipt.n_objects) <= 0.05 * receipt.n_objects
 
 

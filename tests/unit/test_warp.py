@@ -1,5 +1,6 @@
 """Geolocation from control points, resampling onto a map grid, and reading by window: against slow references."""
 
+import warnings
 from fractions import Fraction
 
 import numpy as np
@@ -302,3 +303,26 @@ def test_windows_are_slices_and_chunks_are_fetched_once(tmp_path, monkeypatch, c
     data = [key for key in fetched if "measurements/grd/" in key]
     assert len(data) == len(set(data)) == -(-300 // chunks[0]) * -(-420 // chunks[1])
     np.testing.assert_array_equal(banded.read(Window(0, 300, 0, 420)), scene.dn["VH"])  # also what was not prepared
+
+
+def test_windows_of_zarr_v3_are_slices_and_missing_chunks_are_told(tmp_path):
+    import zarr
+
+    values = np.random.default_rng(1).integers(1, 65535, (120, 90), dtype=np.uint16)
+    root = zarr.open_group(tmp_path / "p.zarr", mode="w", zarr_format=3)
+    array = root.create_array("grd", data=values, chunks=(32, 30), dimension_names=("azimuth_time", "ground_range"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+        zarr.consolidate_metadata(root.store, zarr_format=3)
+    (tmp_path / "p.zarr/grd/c/1/2").unlink()
+    objects, told = Objects(str(tmp_path / "p.zarr")), []
+    tree = read_tree(objects)
+    banded = BandedArray(objects, tree, tree.arrays["grd"], told.append)
+    asked = [Window(-3, 40, -2, 50), Window(60, 124, 40, 95)]
+    banded.prepare(asked)
+    padded = np.pad(np.asarray(array[:]), 8)
+    for w in asked:
+        np.testing.assert_array_equal(banded.read(w), padded[w.top + 8 : w.bottom + 8, w.left + 8 : w.right + 8])
+    assert told == ["grd/c/1/2"]
+    assert (values[32:64, 60:] != 0).all()
+    assert (banded.read(Window(32, 64, 60, 90)) == 0).all()

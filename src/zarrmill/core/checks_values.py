@@ -264,7 +264,11 @@ class _Sums:
             known = parts.setdefault((level.rule, level.has_nodata), {})
             if not known:
                 known[1] = first_layers(pixels, level.rule, level.has_nodata)
-            step = max(f for f in known if level.factor % f == 0 and _whole(region, f, self.job.base.shape))
+            # Fold as far as the block's edges allow in one go; only the small rest goes through cut cells.
+            step = max(f for f in range(1, level.factor + 1) if level.factor % f == 0 and _whole(region, f, self.job.base.shape))
+            if step not in known:
+                finer = max(f for f in known if step % f == 0 and _whole(region, f, self.job.base.shape))
+                known[step] = fold(known[finer], level.rule, step // finer, (start[0] // finer, start[1] // finer))
             layers = fold(known[step], level.rule, level.factor // step, (start[0] // step, start[1] // step))
             known[level.factor] = layers
             cell = (start[0] // level.factor, start[1] // level.factor)

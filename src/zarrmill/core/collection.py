@@ -22,7 +22,7 @@ def build_collection(collection: str, items: Sequence[Json], license_name: str, 
         "id": collection,
         "title": collection,
         "description": f"{_kinds(items)} products as cloud-optimised GeoZarr (Zarr v3 with multiscales).",
-        "keywords": ["geozarr", "sentinel-2", "zarr"],
+        "keywords": sorted({"geozarr", "zarr", *(item["properties"].get("constellation", "sentinel-2") for item in items)}),
         "license": license_name,
         "providers": [dict(provider) for provider in _PROVIDERS],
         "extent": _extent(items),
@@ -65,6 +65,9 @@ def _summaries(items: Sequence[Json]) -> dict[str, Json]:
         values = sorted({item["properties"][key] for item in items if key in item["properties"]})
         if values:
             summaries[key] = values
+    polarisations = sorted({name for item in items for name in item["properties"].get("sar:polarizations", [])})
+    if polarisations:
+        summaries["sar:polarizations"] = polarisations
     for key in ("gsd", "eo:cloud_cover", "view:sun_elevation"):
         numbers = [item["properties"][key] for item in items if key in item["properties"]]
         if numbers:

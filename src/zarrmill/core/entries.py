@@ -37,7 +37,12 @@ _LEGACY_TYPES = (
     (re.compile(r"^S1[A-Z]_IW_GRD[A-Z]?_"), "S01SIWGRD"),
 )
 _EOPF_TYPE = re.compile(r"^(S0\d[A-Z0-9]{6})_")
-_COLLECTION_OF = {"S02MSIL2A": "sentinel-2-l2a", "S02MSIL1C": "sentinel-2-l1c", "S01SIWGRD": "sentinel-1-l1-grd"}
+_COLLECTION_OF = {
+    "S02MSIL2A": "sentinel-2-l2a",
+    "S02MSIL1C": "sentinel-2-l1c",
+    "S01SIWGRD": "sentinel-1-l1-grd",
+    "S01SIWGRH": "sentinel-1-l1-grd",
+}
 
 
 @dataclass(frozen=True, slots=True)

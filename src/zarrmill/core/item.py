@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from zarrmill.config import Item
 from zarrmill.core.footprint import bounds
-from zarrmill.core.item_assets import ZARR, Place, projection, store_assets, true_colour, whole
-from zarrmill.core.item_facts import Facts, acquisition, geometry, instant, processing, source_software, times
+from zarrmill.core.item_assets import ZARR, Place, grey, main_asset, projection, store_assets, true_colour, whole
+from zarrmill.core.item_facts import Facts, acquisition, geometry, instant, processing, radar, source_software, times
 from zarrmill.core.store_facts import Nodes, read_pyramid
 from zarrmill.model import ConvertReceipt, Json
 
@@ -25,6 +25,7 @@ EXTENSIONS: dict[str, str] = {
     "proj": "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
     "raster": "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
     "renders": "https://stac-extensions.github.io/render/v2.0.0/schema.json",
+    "sar": "https://stac-extensions.github.io/sar/v1.3.0/schema.json",
     "sat": "https://stac-extensions.github.io/sat/v1.1.0/schema.json",
     "storage": "https://stac-extensions.github.io/storage/v2.0.0/schema.json",
     "view": "https://stac-extensions.github.io/view/v1.1.0/schema.json",
@@ -162,7 +163,7 @@ def _assets(inputs: ItemInputs) -> dict[str, Json]:
         assets["thumbnail"] = {
             "href": inputs.thumbnail.href,
             "type": "image/png",
-            "title": "Preview in true colour",
+            "title": f"Preview of {pyramid.polarisations[0].upper()}" if pyramid.polarisations else "Preview in true colour",
             "roles": ["thumbnail"],
             **_file_fields(inputs.thumbnail),
         }
@@ -179,14 +180,16 @@ def _properties(inputs: ItemInputs, facts: Facts, assets: Mapping[str, Json]) ->
     pyramid = read_pyramid(inputs.nodes, receipt.store)
     grid = pyramid.levels[0].grid
     written = instant(receipt.measured.started)
-    renders = true_colour(assets["reflectance"]["bands"], inputs.recipe_item.rescale_dn)
+    bands, rescale_dn = assets[main_asset(pyramid)]["bands"], inputs.recipe_item.rescale_dn
+    renders = true_colour(bands, rescale_dn) | grey(pyramid, bands, rescale_dn)
     return {
         "title": receipt.product.product_id,
         **times(facts),
         **({"created": written, "updated": written} if written else {}),
         "license": inputs.recipe_item.license,
-        "gsd": whole(grid.pixel_m),
+        "gsd": whole(pyramid.levels[0].size_m),
         **acquisition(facts),
+        **(radar(facts, pyramid.polarisations) if pyramid.polarisations else {}),
         **processing(facts),
         "processing:lineage": f"EOPF Zarr laid out as GeoZarr; recipe {inputs.recipe}, digest {receipt.product.digest}",
         "processing:software": {**source_software(facts), **receipt.measured.software, "zarrmill": _version(inputs)},

@@ -17,6 +17,16 @@ RGB = ("b04", "b03", "b02")
 """Bands of a true-colour picture."""
 
 
+def main_asset(pyramid: Pyramid) -> str:
+    """Return the key of the asset that is the multiscales group."""
+    return "grd" if pyramid.polarisations else "reflectance"
+
+
+def picture_bands(pyramid: Pyramid) -> tuple[str, str, str]:
+    """Return red, green and blue of a picture; a radar image is grey, its first polarisation."""
+    return (pyramid.polarisations[0],) * 3 if pyramid.polarisations else RGB
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """A family of groups beside the reflectance that users want to find."""
@@ -65,17 +75,17 @@ class Place:
 def store_assets(nodes: Nodes, pyramid: Pyramid, place: Place, consolidated: bool) -> dict[str, Json]:
     """Return the assets that are groups of the store; ``consolidated`` tells of the multiscales group itself."""
     assets = {
-        "reflectance": {
+        main_asset(pyramid): {
             **place.node(pyramid.path),
             "type": MULTISCALES,
-            "title": _reflectance_title(pyramid),
-            "roles": ["data", "reflectance"],
-            "gsd": whole(pyramid.levels[0].grid.pixel_m),
+            "title": _title(pyramid),
+            "roles": ["data", "amplitude" if pyramid.polarisations else "reflectance"],
+            "gsd": whole(pyramid.levels[0].size_m),
             "zarr:node_type": "group",
             "zarr:zarr_format": 3,
             "zarr:consolidated": consolidated,
             **projection(pyramid.code, pyramid.levels[0].grid),
-            "bands": reflectance_bands(pyramid),
+            "bands": pyramid_bands(pyramid),
         },
         "product": {
             **place.node(""),
@@ -102,8 +112,8 @@ def projection(code: str | None, grid: Grid) -> dict[str, Json]:
     return {"proj:code": code, **fields} if code else fields
 
 
-def reflectance_bands(pyramid: Pyramid) -> list[Json]:
-    """Return every band of the levels, in order of wavelength, described on the finest level that holds it."""
+def pyramid_bands(pyramid: Pyramid) -> list[Json]:
+    """Return every band of the levels, in order of wavelength or polarisation, described on the finest level that holds it."""
     names = sorted({name for level in pyramid.levels for name in level.arrays}, key=band_order)
     bands = []
     for name in names:
@@ -115,8 +125,10 @@ def reflectance_bands(pyramid: Pyramid) -> list[Json]:
             band["eo:center_wavelength"] = known.center_wavelength
             band["eo:full_width_half_max"] = known.full_width_half_max
             band["gsd"] = known.gsd_m
+        if name in pyramid.polarisations:
+            band["sar:polarizations"] = [name.upper()]
         band |= _values(level.arrays[name])
-        band["raster:spatial_resolution"] = whole(level.grid.pixel_m)
+        band["raster:spatial_resolution"] = whole(level.size_m)
         band["proj:shape"], band["proj:transform"] = list(level.grid.shape), list(level.grid.transform)
         bands.append(band)
     return bands
@@ -138,6 +150,22 @@ def true_colour(bands: list[Json], rescale_dn: tuple[int, int]) -> dict[str, Jso
         "expression": ";".join(RGB),
     }
     return {"true-colour": render if "nodata" not in red else {**render, "nodata": red["nodata"]}}
+
+
+def grey(pyramid: Pyramid, bands: list[Json], rescale_dn: tuple[int, int]) -> dict[str, Json]:
+    """Return the ``renders`` of a radar product: each polarisation in grey; empty for other products and for backscatter."""
+    renders: dict[str, Json] = {}
+    for band in bands:
+        if band["name"] in pyramid.polarisations and band["data_type"] == "uint16":
+            name = band["name"]
+            render = {
+                "title": f"{name.upper()} (stored DN)",
+                "assets": ["grd"],
+                "rescale": [list(rescale_dn)],
+                "expression": name,
+            }
+            renders[name] = render if "nodata" not in band else {**render, "nodata": band["nodata"]}
+    return renders
 
 
 def whole(value: float) -> float | int:
@@ -166,7 +194,10 @@ def _class_nodata(attributes: Mapping[str, Json]) -> Json:
     return next((value for value, meaning in zip(values, meanings.split(), strict=False) if meaning.lower() == "no_data"), None)
 
 
-def _reflectance_title(pyramid: Pyramid) -> str:
+def _title(pyramid: Pyramid) -> str:
+    if pyramid.polarisations:
+        name = str(pyramid.levels[0].arrays[pyramid.polarisations[0]].attributes.get("long_name", "amplitude")).rpartition(",")[0]
+        return f"Radar image: {name or 'amplitude'} (multiscales group)"
     names = {str(array.attributes.get("standard_name", "")) for level in pyramid.levels for array in level.arrays.values()}
     kinds = {"surface_bidirectional_reflectance": "Surface", "toa_bidirectional_reflectance": "Top-of-atmosphere"}
     known = sorted(kinds[name] for name in names if name in kinds)

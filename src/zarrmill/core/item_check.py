@@ -96,8 +96,8 @@ def _assets(item: Mapping[str, Json]) -> Iterator[str]:
         for name, other in (asset.get("alternate") or {}).items():
             if not isinstance(other, Mapping) or not other.get("href"):
                 yield f"assets.{key}.alternate.{name}.href: found none, expected an address"
-    if item["assets"].get("reflectance", {}).get("type") != MULTISCALES:
-        yield f"assets.reflectance: expected an asset of type {MULTISCALES!r}"
+    if all(item["assets"].get(key, {}).get("type") != MULTISCALES for key in ("reflectance", "grd")):
+        yield f"assets.reflectance: expected an asset of type {MULTISCALES!r}, for radar images assets.grd"
 
 
 def _bands(item: Mapping[str, Json]) -> Iterator[str]:

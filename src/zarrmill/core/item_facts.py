@@ -18,7 +18,7 @@ A value that no source has is left out. Text such as ``"null"``, ``"MISSING"`` o
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -26,13 +26,20 @@ from zarrmill.core.footprint import box_geometry, repair_bbox, repair_geometry
 from zarrmill.errors import ConformanceError
 from zarrmill.model import Json, Product
 
-DESIGNATORS: dict[str, str] = {"sentinel-2a": "2015-028A", "sentinel-2b": "2017-013A", "sentinel-2c": "2024-157A"}
+DESIGNATORS: dict[str, str] = {
+    "sentinel-1a": "2014-016A",
+    "sentinel-1b": "2016-025A",
+    "sentinel-2a": "2015-028A",
+    "sentinel-2b": "2017-013A",
+    "sentinel-2c": "2024-157A",
+}
 """COSPAR designator by platform."""
 
 _JUNK = frozenset({"", "null", "none", "missing", "n/a", "todo", "nan"})
 _SAFE_NAME = re.compile(
     r"^S2(?P<unit>[A-D])_MSI(?P<level>L1C|L2A)_\d{8}T\d{6}_N(?P<baseline>\d{4})_R(?P<orbit>\d{3})_T(?P<tile>\d{2}[A-Z]{3})"
 )
+_RADAR_NAME = re.compile(r"^S1(?P<unit>[A-D])_(?P<mode>[A-Z]{2}|S\d)_GRD")
 _EOPF_NAME = re.compile(r"^S02MSI(?P<level>L1C|L2A)_\d{8}T\d{6}_\d{4}_(?P<unit>[A-D])(?P<orbit>\d{3})")
 _DURATION = re.compile(r"^P(?=.)(\d+Y)?(\d+M)?(\d+W)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+(\.\d+)?S)?)?$")
 
@@ -141,18 +148,21 @@ def times(facts: Facts) -> dict[str, str]:
 def acquisition(facts: Facts) -> dict[str, Json]:
     """Return platform, instrument, orbit, tile, cover and angles as STAC properties; what is not known is left out."""
     name = facts.name
-    platform = facts.first(_lower, "platform") or (f"sentinel-2{name['unit'].lower()}" if name else None)
+    radar_name = _RADAR_NAME.match(facts.product.product_id)
+    named = f"sentinel-2{name['unit'].lower()}" if name else f"sentinel-1{radar_name['unit'].lower()}" if radar_name else None
+    platform = facts.first(_lower, "platform") or named
     tile = name.get("tile")
-    sentinel2 = facts.product.product_type.startswith("S02MSI")
+    kind = facts.product.product_type
+    mission, instrument = {"S02": ("sentinel-2", ["msi"]), "S01": ("sentinel-1", ["sar"])}.get(kind[:3], (None, None))
     orbit = facts.first(number(1, 1e9), "sat:relative_orbit") or (int(name["orbit"]) if name else None)
     absolute = facts.first(number(1, 1e9), "sat:absolute_orbit")
     return _known(
         {
             "platform": platform,
-            "constellation": facts.first(_lower, "constellation") or ("sentinel-2" if sentinel2 else None),
-            "instruments": facts.first(_texts, "instruments", "instrument") or (["msi"] if sentinel2 else None),
-            "eo:cloud_cover": facts.first(number(0, 100), "eo:cloud_cover"),
-            "eo:snow_cover": facts.first(number(0, 100), "eo:snow_cover"),
+            "constellation": facts.first(_lower, "constellation") or mission,
+            "instruments": facts.first(_texts, "instruments", "instrument") or instrument,
+            "eo:cloud_cover": facts.first(number(0, 100), "eo:cloud_cover") if mission != "sentinel-1" else None,
+            "eo:snow_cover": facts.first(number(0, 100), "eo:snow_cover") if mission != "sentinel-1" else None,
             "sat:orbit_state": facts.first(_orbit_state, "sat:orbit_state"),
             "sat:relative_orbit": int(orbit) if orbit else None,
             "sat:absolute_orbit": int(absolute) if absolute else None,
@@ -163,10 +173,24 @@ def acquisition(facts: Facts) -> dict[str, Json]:
     )
 
 
+def radar(facts: Facts, polarisations: Sequence[str]) -> dict[str, Json]:
+    """Return mode, frequency band, polarisations of the store and kind of a radar product as STAC properties."""
+    name = _RADAR_NAME.match(facts.product.product_id)
+    band = facts.first(text, "sar:frequency_band") or ("C" if facts.product.product_type.startswith("S01") else None)
+    return _known(
+        {
+            "sar:instrument_mode": facts.first(text, "sar:instrument_mode") or (name["mode"] if name else None),
+            "sar:frequency_band": band,
+            "sar:polarizations": [polarisation.upper() for polarisation in polarisations],
+            "sar:product_type": facts.first(text, "sar:product_type") or "GRD",
+        }
+    )
+
+
 def processing(facts: Facts) -> dict[str, Json]:
     """Return product type, timeliness, level, facility and version of the source as STAC properties."""
     name, kind = facts.name, facts.product.product_type
-    level = facts.first(text, "processing:level") or name.get("level") or (kind[6:9] if kind.startswith("S02MSI") else None)
+    level = facts.first(text, "processing:level") or name.get("level") or _level(kind)
     baseline = f"{name['baseline'][:2]}.{name['baseline'][2:]}" if "baseline" in name else None
     timeliness = facts.first(_duration, "product:timeliness")
     return _known(
@@ -189,6 +213,12 @@ def source_software(facts: Facts) -> dict[str, str]:
         return {key: version for key, version in known.items() if version} or None
 
     return facts.first(read, "processing:software") or {}
+
+
+def _level(kind: str) -> str | None:
+    if kind.startswith("S02MSI"):
+        return kind[6:9]
+    return "L1" if kind.startswith("S01SIWGR") else None
 
 
 def _known(values: dict[str, Json]) -> dict[str, Json]:

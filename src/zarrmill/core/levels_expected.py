@@ -20,6 +20,10 @@ Cell = tuple[int, int]
 """Row and column on some grid."""
 
 
+_BAND_ROWS = 252
+"""Rows folded at a time."""
+
+
 def first_layers(pixels: Pixels, rule: Rule, has_nodata: bool) -> Layers:
     """Return the layers of single pixels ``(y, x)``.
 
@@ -42,12 +46,21 @@ def fold(layers: Layers, rule: Rule, factor: int, start: Cell) -> Layers:
     Args: start: row and column of the block's first cell on the finer grid.
     """
     ufunc = np.bitwise_or if rule == "or" else np.add
+    n_rows = len(next(iter(layers.values())))
+    band = max(factor, _BAND_ROWS // factor * factor)
+    if n_rows > band and start[0] % factor == 0 and n_rows % factor == 0:
+        # In bands of rows that stay in cache: several times faster on a block of thousands of rows.
+        bands = [{key: layer[i : i + band] for key, layer in layers.items()} for i in range(0, n_rows, band)]
+        folded = [fold(part, rule, factor, (start[0] + i * band, start[1])) for i, part in enumerate(bands)]
+        return {key: np.concatenate([part[key] for part in folded]) for key in layers}
     return {key: _fold(_fold(layer, ufunc, factor, start[0], 0), ufunc, factor, start[1], 1) for key, layer in layers.items()}
 
 
 def _fold(values: Pixels, ufunc: np.ufunc, factor: int, start: int, axis: int) -> Pixels:
     if factor == 1:
         return values
+    if values.dtype.kind == "b" and ufunc is np.add:
+        values = values.view(np.uint8)
     # uint32 holds the sum of 65535 pixels of 16 bits, so factors up to 255 are exact.
     narrow = values.dtype.itemsize < 4 and values.dtype.kind in "bu"
     dtype = np.dtype(np.uint32) if narrow and ufunc is np.add else values.dtype

@@ -1,5 +1,6 @@
 """What a sealed store says about itself in its consolidated metadata: levels, grids, arrays and their attributes."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -53,6 +54,12 @@ class Level:
     arrays: Mapping[str, Array]
     """Spatial arrays by name, without coordinates and grid mapping."""
 
+    @property
+    def size_m(self) -> float:
+        """Pixel size in metres: the one in the group's name, which grids in degrees have too, else the grid's."""
+        match = re.fullmatch(r"r(\d+)m", self.name)
+        return float(match[1]) if match else self.grid.pixel_m
+
 
 @dataclass(frozen=True, slots=True)
 class Pyramid:
@@ -64,6 +71,11 @@ class Pyramid:
     """Coordinate reference system, e.g. ``EPSG:32632``."""
     levels: tuple[Level, ...]
     """Fine to coarse."""
+
+    @property
+    def polarisations(self) -> tuple[str, ...]:
+        """Bands that are polarisations of a radar image, co-polarised first; empty for other products."""
+        return tuple(name for name in ("vv", "hh", "vh", "hv") if name in self.levels[0].arrays)
 
 
 @dataclass(frozen=True, slots=True)

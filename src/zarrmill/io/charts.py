@@ -69,7 +69,7 @@ def histogram(
     from matplotlib.ticker import MaxNLocator
 
     low, high = bounds or _bounds(values, limit[0] if limit else None)
-    with _figure(name, 4.6, 2.5) as figure:
+    with figure_of(name, 4.6, 2.5) as figure:
         axes = figure.add_subplot()
         _bars(axes, series, colours, low, high, n_bins)
         if limit:
@@ -89,7 +89,7 @@ def histogram(
                 "handlelength": 1,
             }
             axes.legend(frameon=False, **place)
-        return _svg(figure, name, f"Histogram: {label}")
+        return svg(figure, name, f"Histogram: {label}")
 
 
 def stage_bars(name: str, stages: Mapping[str, Sequence[float]], seconds: Formatter) -> str:
@@ -97,7 +97,7 @@ def stage_bars(name: str, stages: Mapping[str, Sequence[float]], seconds: Format
     known = {stage: sorted(values) for stage, values in stages.items() if values}
     if not known:
         return ""
-    with _figure(name, 4.6, 0.75 + 0.5 * len(known)) as figure:
+    with figure_of(name, 4.6, 0.75 + 0.5 * len(known)) as figure:
         axes = figure.add_subplot()
         tops = []
         for row, values in enumerate(known.values()):
@@ -113,7 +113,7 @@ def stage_bars(name: str, stages: Mapping[str, Sequence[float]], seconds: Format
         axes.set_xlabel("seconds a product: median · 95th percentile")
         axes.grid(axis="x")
         axes.grid(visible=False, axis="y")
-        return _svg(figure, name, "Seconds a product by stage")
+        return svg(figure, name, "Seconds a product by stage")
 
 
 def finished_over_time(name: str, hours: Sequence[float]) -> str:
@@ -124,7 +124,7 @@ def finished_over_time(name: str, hours: Sequence[float]) -> str:
     scale, unit = (60.0, "minutes") if ordered[-1] < 2 else (1.0, "hours")
     step = max(1, len(ordered) // 400)
     shown = [(when * scale, n) for n, when in enumerate(ordered, start=1) if n % step == 0 or n == len(ordered)]
-    with _figure(name, 4.6, 2.5) as figure:
+    with figure_of(name, 4.6, 2.5) as figure:
         axes = figure.add_subplot()
         xs, ys = [0.0, *(x for x, _ in shown)], [0, *(y for _, y in shown)]
         axes.fill_between(xs, ys, step="post", color=COLOURS["first"], alpha=0.18, linewidth=0)
@@ -133,7 +133,7 @@ def finished_over_time(name: str, hours: Sequence[float]) -> str:
         axes.set_ylabel("products ok")
         axes.set_xlim(0, xs[-1] or 1)
         axes.set_ylim(0, len(ordered) * 1.08)
-        return _svg(figure, name, "Products finished over time")
+        return svg(figure, name, "Products finished over time")
 
 
 def footprint_map(name: str, outlines: Sequence[Outline]) -> str:
@@ -148,7 +148,7 @@ def footprint_map(name: str, outlines: Sequence[Outline]) -> str:
 
     extent = _extent([point for rings, _ in shown for ring in rings for point in ring])
     west, east, south, north, stretch = extent
-    with _figure(name, 9.4, 9.4 * (north - south) * stretch / (east - west)) as figure:
+    with figure_of(name, 9.4, 9.4 * (north - south) * stretch / (east - west)) as figure:
         axes = figure.add_subplot()
         for index, (rings, outline) in enumerate(shown):
             colour = COLOURS[outline.colour]
@@ -157,7 +157,7 @@ def footprint_map(name: str, outlines: Sequence[Outline]) -> str:
                 patch.set_gid(f"outline-{index}-{part}")
                 axes.add_patch(patch)
         _frame_map(axes, extent)
-        svg = _svg(figure, name, "Footprints of the products")
+        svg = svg(figure, name, "Footprints of the products")
     titles = {f"{name}-outline-{i}-{p}": one.title for i, (rings, one) in enumerate(shown) for p in range(len(rings))}
 
     def titled(match: re.Match[str]) -> str:
@@ -198,7 +198,7 @@ def _frame_map(axes: "Axes", extent: tuple[float, float, float, float, float]) -
 
 
 @contextmanager
-def _figure(name: str, width: float, height: float) -> Iterator["Figure"]:
+def figure_of(name: str, width: float, height: float) -> Iterator["Figure"]:
     """Give an empty figure, sizes in inches, within the settings that all charts share."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -229,7 +229,7 @@ def _figure(name: str, width: float, height: float) -> Iterator["Figure"]:
         yield Figure(figsize=(width, height), layout="constrained", facecolor="none")
 
 
-def _svg(figure: "Figure", name: str, label: str) -> str:
+def svg(figure: "Figure", name: str, label: str) -> str:
     from io import StringIO
 
     for axes in figure.axes:

@@ -168,7 +168,9 @@ class PlaneWriter:
         self._height, self._width = plan.shape[-2:]
         self._chunk_y, self._chunk_x = plan.chunks[-2:]
         self._shard = plan.shards[-2:] if plan.shards else None
-        self._buffer = np.empty((self._chunk_y, self._width), plan.dtype)
+        # One plane a chunk column, so that a chunk is contiguous; what lies beyond the array's edge stays fill value:
+        # a partial edge chunk is stored full size (zarr v3 core, chunk grids).
+        self._buffer = np.full((math.ceil(self._width / self._chunk_x), *plan.chunks[-2:]), plan.fill_value, plan.dtype)
         self._filled, self._row = 0, 0
         self._shards: dict[int, _ShardSink] = {}
         self.written: list[Written] = []
@@ -178,7 +180,7 @@ class PlaneWriter:
         position = 0
         while position < len(rows):
             n = min(self._chunk_y - self._filled, len(rows) - position)
-            self._buffer[self._filled : self._filled + n] = rows[position : position + n]
+            self._copy(rows[position : position + n])
             self._filled += n
             position += n
             done = self._row * self._chunk_y + self._filled
@@ -192,22 +194,21 @@ class PlaneWriter:
 
     def _flush(self, last: bool) -> None:
         fill = self._plan.fill_value
-        for column in range(math.ceil(self._width / self._chunk_x)):
-            part = self._buffer[: self._filled, column * self._chunk_x : (column + 1) * self._chunk_x]
-            if _has_data(part, fill):
-                self._put(column, encode(self._padded(part), self._writer.codec))
+        self._buffer[:, self._filled :] = fill
+        for column, chunk in enumerate(self._buffer):
+            if _has_data(chunk, fill):
+                self._put(column, encode(chunk, self._writer.codec))
         self._row, self._filled = self._row + 1, 0
         if self._shard and (last or self._row % (self._shard[0] // self._chunk_y) == 0):
             self.written += [shard.close() for _, shard in sorted(self._shards.items())]
             self._shards = {}
 
-    def _padded(self, part: NDArray[Any]) -> NDArray[Any]:
-        # A partial edge chunk is stored full size (zarr v3 core, chunk grids): pad, do not crop.
-        if part.shape == (self._chunk_y, self._chunk_x):
-            return np.ascontiguousarray(part)
-        full = np.full((self._chunk_y, self._chunk_x), self._plan.fill_value, self._plan.dtype)
-        full[: part.shape[0], : part.shape[1]] = part
-        return full
+    def _copy(self, rows: NDArray[Any]) -> None:
+        whole, place = self._width // self._chunk_x, slice(self._filled, self._filled + len(rows))
+        inside = rows[:, : whole * self._chunk_x].reshape(len(rows), whole, self._chunk_x)
+        self._buffer[:whole, place] = inside.swapaxes(0, 1)
+        if whole < len(self._buffer):
+            self._buffer[whole, place, : self._width % self._chunk_x] = rows[:, whole * self._chunk_x :]
 
     def _put(self, column: int, data: bytes) -> None:
         if not self._shard:

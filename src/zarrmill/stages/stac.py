@@ -17,7 +17,7 @@ from zarrmill.config import Recipe, Settings
 from zarrmill.core.collection import build_catalog as catalog_document
 from zarrmill.core.collection import build_collection
 from zarrmill.core.item import File, Hrefs, ItemInputs, build_item, collection_id
-from zarrmill.core.item_assets import RGB, Place
+from zarrmill.core.item_assets import Place, picture_bands
 from zarrmill.core.item_check import broken_rules
 from zarrmill.core.store_facts import Level, Nodes, Pyramid, read_pyramid
 from zarrmill.errors import ConfigError, ConformanceError, StoreError
@@ -165,15 +165,18 @@ def _thumbnail(store: Objects, pyramid: Pyramid, product: Product, recipe: Recip
     level = _thumbnail_level(pyramid, recipe.item.thumbnail_px)
     if level is None:
         return None
-    data = render_png(store, f"{pyramid.path}/{level.name}", RGB, recipe.item.rescale_dn, recipe.item.thumbnail_px)
+    bands = picture_bands(pyramid)
+    data = render_png(store, f"{pyramid.path}/{level.name}", bands, recipe.item.rescale_dn, recipe.item.thumbnail_px)
     path = state.thumbnail(product)
     write_bytes(path, data)
     return File(f"./{path.name}", len(data), hashlib.sha256(data).hexdigest())
 
 
 def _thumbnail_level(pyramid: Pyramid, edge_px: int) -> Level | None:
-    """Return the smallest level with all three colours that is at least ``edge_px`` long, else the finest that has them."""
-    coloured = [level for level in pyramid.levels if all(band in level.arrays for band in RGB)]
+    """Return the smallest level with all colours (integers) that is at least ``edge_px`` long, else the finest that has them."""
+    colours = set(picture_bands(pyramid))
+    integers = [{name for name, array in level.arrays.items() if "float" not in array.data_type} for level in pyramid.levels]
+    coloured = [level for level, names in zip(pyramid.levels, integers, strict=True) if colours <= names]
     if not coloured or edge_px == 0:
         return None
     large = [level for level in coloured if max(level.grid.shape) >= edge_px]

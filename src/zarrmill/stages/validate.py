@@ -234,8 +234,7 @@ def _check_values(run: _Run, jobs: list[Job], compared: set[str]) -> None:
             run.checks.note("structure.absent_chunk", path, text, severity)
     n_blocks, n_all = sum(r.n_blocks for r in results), sum(r.n_blocks_all for r in results)
     what = "compared with the source" if run.source else "decoded, nothing to compare with"
-    how = "" if share == 1 else f", seeded by {run.seed!r}"
-    run.sample = f"{n_blocks} of {n_all} blocks {what}{how}"
+    run.sample = f"{n_blocks} of {n_all} blocks {what}" + ("" if share == 1 else f", seeded by {run.seed!r}")
 
 
 def _comparisons(run: _Run, given: GivenTree) -> tuple[list[Job], set[str]]:
@@ -244,7 +243,7 @@ def _comparisons(run: _Run, given: GivenTree) -> tuple[list[Job], set[str]]:
     levels: dict[str, list[LevelTarget]] = {}
     jobs, compared = checks_s1.level_jobs(run.arrays, checks_s1.images(run.source.arrays))
     for path, array in run.arrays.items():
-        if path in given.arrays or path in compared or not _may_be_level(run, path):
+        if path in given.arrays or path in compared or len(array.shape) != 2:  # a coordinate or a grid mapping
             continue
         target, origin = _level_target(run, given, path, array)
         if target is not None and origin is not None:
@@ -286,11 +285,6 @@ def _suspects(run: _Run, native: ArrayReader | None, levels: tuple[LevelTarget, 
         for array, factor in places
         for index in checks_tree.absent_chunks(run.tree, array.path)
     )
-
-
-def _may_be_level(run: _Run, path: str) -> bool:
-    """Whether an array that the source lacks is a raster, not a coordinate or a grid mapping."""
-    return len(run.tree.arrays[path].shape) == 2
 
 
 def _level_target(run: _Run, given: GivenTree, path: str, array: ArrayReader) -> tuple[LevelTarget | None, str | None]:
