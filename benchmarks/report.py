@@ -63,7 +63,7 @@ def bars(name: str, cases: Mapping[str, Json], key: str, divisor: float, axis: s
         axes.margins(x=0.12)
         axes.grid(visible=True, axis="x")
         axes.grid(visible=False, axis="y")
-        drawing: str = charts.svg(figure, name, axis)
+        drawing: str = charts.svg_of(figure, name, axis)
         return drawing
 
 

@@ -89,7 +89,7 @@ def histogram(
                 "handlelength": 1,
             }
             axes.legend(frameon=False, **place)
-        return svg(figure, name, f"Histogram: {label}")
+        return svg_of(figure, name, f"Histogram: {label}")
 
 
 def stage_bars(name: str, stages: Mapping[str, Sequence[float]], seconds: Formatter) -> str:
@@ -113,7 +113,7 @@ def stage_bars(name: str, stages: Mapping[str, Sequence[float]], seconds: Format
         axes.set_xlabel("seconds a product: median · 95th percentile")
         axes.grid(axis="x")
         axes.grid(visible=False, axis="y")
-        return svg(figure, name, "Seconds a product by stage")
+        return svg_of(figure, name, "Seconds a product by stage")
 
 
 def finished_over_time(name: str, hours: Sequence[float]) -> str:
@@ -133,7 +133,7 @@ def finished_over_time(name: str, hours: Sequence[float]) -> str:
         axes.set_ylabel("products ok")
         axes.set_xlim(0, xs[-1] or 1)
         axes.set_ylim(0, len(ordered) * 1.08)
-        return svg(figure, name, "Products finished over time")
+        return svg_of(figure, name, "Products finished over time")
 
 
 def footprint_map(name: str, outlines: Sequence[Outline]) -> str:
@@ -157,7 +157,7 @@ def footprint_map(name: str, outlines: Sequence[Outline]) -> str:
                 patch.set_gid(f"outline-{index}-{part}")
                 axes.add_patch(patch)
         _frame_map(axes, extent)
-        svg = svg(figure, name, "Footprints of the products")
+        svg = svg_of(figure, name, "Footprints of the products")
     titles = {f"{name}-outline-{i}-{p}": one.title for i, (rings, one) in enumerate(shown) for p in range(len(rings))}
 
     def titled(match: re.Match[str]) -> str:
@@ -229,7 +229,7 @@ def figure_of(name: str, width: float, height: float) -> Iterator["Figure"]:
         yield Figure(figsize=(width, height), layout="constrained", facecolor="none")
 
 
-def svg(figure: "Figure", name: str, label: str) -> str:
+def svg_of(figure: "Figure", name: str, label: str) -> str:
     from io import StringIO
 
     for axes in figure.axes:
