@@ -82,7 +82,7 @@ servers: setup  ## Install what the tests start or open: a headless browser, a J
 test: setup servers  ## Run every test, with coverage
 	$(BIN)/coverage erase
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --cov --cov-report=
-	$(BIN)/coverage report
+	$(BIN)/coverage report --fail-under=85
 	$(BIN)/coverage report --include='src/zarrmill/core/*,src/zarrmill/config.py' --fail-under=90
 
 clean:  ## Remove everything that commands made
