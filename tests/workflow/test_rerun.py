@@ -168,3 +168,12 @@ def test_catalogue_layout_of_the_workflow():
     catalog = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())
     assert catalog["usage"]["mandatory-flags"]["desc"] is not None
     assert json.dumps(catalog)
+
+
+def test_another_configuration_stands_alone(finished):
+    values = yaml.safe_load((finished.path / "config/config.yaml").read_text())
+    other = {**values, "run": "other", "source": {"catalogue": "archive/items.json", "limit": 1}}
+    (finished.path / "other.yaml").write_text(yaml.safe_dump(other))
+    finished.configure(source={"order": "oldest"}, public_root="https://data.example.org")
+    assert finished.zarrmill("plan", "--config", "other.yaml").returncode == 0
+    assert finished.jobs("--configfile", "other.yaml")["convert"] == 1
