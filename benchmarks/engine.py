@@ -114,7 +114,7 @@ class Bench:
         ]  # fmt: skip
         if self.options.others:
             at_3 = ours("convert", **{**common, "root": str(store3)}, clevel=others.CLEVEL)
-            found.append(Case("zarrmill-level-3", at_3, f"zarrmill convert, zstd {others.CLEVEL} as eopf-geozarr", store3))
+            found.append(Case("zarrmill-level-3", at_3, "zarrmill convert, codec of eopf-geozarr", store3))
             for name, title, options, repeats in (
                 ("integers", "eopf-geozarr, integers kept, threads", ["--keep-scale-offset"], None),
                 ("float32", "eopf-geozarr, float32 (default), threads", [], None),

@@ -116,9 +116,10 @@ class Output:
         """Return one chunk compressed."""
         item = self.dtype.itemsize
         shuffle = SHUFFLE[self.codec["shuffle"]] if item > 1 else 0
-        room, cname = self.room, self.codec["cname"].encode()
+        room, level = self.room, self.codec["clevel"]
+        how = (self.codec["cname"].encode(), self.codec["blocksize"], 1)
         n = BLOSC.blosc_compress_ctx(
-            *(self.codec["clevel"], shuffle, item, chunk.nbytes, chunk.ctypes.data, room.ctypes.data, room.nbytes, cname, 0, 1)
+            *(level, shuffle, item, chunk.nbytes, chunk.ctypes.data, room.ctypes.data, room.nbytes, *how)
         )
         if n <= 0:
             raise RuntimeError(f"blosc error {n}")

@@ -11,6 +11,7 @@ from typing import Any
 
 from zarrmill.config import Recipe, load_recipe, product_digest
 from zarrmill.io.objects import Objects
+from zarrmill.io.process import keep_memory
 from zarrmill.io.source import read_tree
 from zarrmill.model import Product
 
@@ -20,11 +21,11 @@ Answer = dict[str, Any]  # Any: JSON values
 
 
 def recipe(depth: str = "full", clevel: int | None = None) -> Recipe:
-    """Return the shipped recipe, with another depth of validation or compression level where asked for."""
+    """Return the shipped recipe; with another depth of validation, or another level in blosc's own blocks, where asked for."""
     values = load_recipe(ROOT / "config/recipes/s2-l2a.yaml").model_dump()
     values["validation"]["depth"] = depth
     if clevel is not None:
-        values["pixels"]["codec"]["clevel"] = clevel
+        values["pixels"]["codec"] |= {"clevel": clevel, "blocksize": 0}
     return Recipe.model_validate(values)
 
 
@@ -98,7 +99,8 @@ def _product(source: str, chosen: Recipe) -> Product:
 
 
 def main() -> None:
-    """Carry out one verb."""
+    """Carry out one verb, in a process with the settings of a job."""
+    keep_memory()
     verbs: dict[str, Callable[..., Answer]] = {"sample": sample, "layout": layout, "convert": convert, "validate": validate}
     sys.stdout.write(json.dumps(verbs[sys.argv[1]](**json.loads(sys.argv[2]))) + "\n")
 

@@ -36,8 +36,10 @@ class Codec(_Model):
 
     cname: Literal["zstd", "lz4", "zlib"] = "zstd"
     """Compressor inside blosc."""
-    clevel: int = Field(3, ge=0, le=9)
+    clevel: int = Field(2, ge=0, le=9)
     """Compression level."""
+    blocksize: int = Field(1 << 20, ge=0, le=1 << 24)
+    """Bytes that blosc compresses at a time; 0 lets blosc choose, which makes small blocks and with them larger stores."""
     shuffle: Literal["noshuffle", "shuffle", "bitshuffle"] = "shuffle"
     """Filter before compression for items wider than one byte; one-byte items are never shuffled."""
 

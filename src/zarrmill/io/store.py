@@ -255,7 +255,7 @@ def _has_data(part: NDArray[Any], fill: Any) -> bool:
 def encode(chunk: NDArray[Any], codec: Codec) -> bytes:
     """Return one chunk compressed as its array's metadata says; ``chunk`` is C-contiguous and little endian."""
     shuffle = _SHUFFLE[codec.shuffle] if chunk.dtype.itemsize > 1 else 0
-    return bytes(numcodecs.blosc.compress(chunk, codec.cname.encode(), codec.clevel, shuffle, 0))
+    return bytes(numcodecs.blosc.compress(chunk, codec.cname.encode(), codec.clevel, shuffle, codec.blocksize))
 
 
 def write_small(writer: StoreWriter, plan: ArrayPlan, values: NDArray[Any]) -> list[Written]:
@@ -304,8 +304,8 @@ def _inner_codecs(plan: ArrayPlan, codec: Codec) -> list[dict[str, Any]]:
     if not plan.shape:
         return [to_bytes]
     shuffle = codec.shuffle if size > 1 else "noshuffle"
-    settings = {"typesize": size, "cname": codec.cname, "clevel": codec.clevel, "shuffle": shuffle, "blocksize": 0}
-    return [to_bytes, {"name": "blosc", "configuration": settings}]
+    level = {"cname": codec.cname, "clevel": codec.clevel, "shuffle": shuffle, "blocksize": codec.blocksize}
+    return [to_bytes, {"name": "blosc", "configuration": {"typesize": size, **level}}]
 
 
 def group_document(attributes: Mapping[str, Any], members: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
