@@ -1,11 +1,15 @@
 """Fixtures that tests share: small products, built once a session."""
 
 import shutil
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from builders import build_test_product
+from fault_proxy import FaultProxy, fault_proxy
+from s3_server import Bucket, S3Server, bucket, s3_server
 from workspace import Workspace
 
 
@@ -51,3 +55,26 @@ def finished(finished_run: Workspace, tmp_path: Path) -> Workspace:
 def workspace(tmp_path: Path) -> Callable[..., Workspace]:
     """Return a function that creates a folder where nothing ran yet."""
     return lambda **options: Workspace.create(tmp_path / "work", **options)
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server for the whole session."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """A bucket of this test alone; the environment of this process leads to it as ``writer``."""
+    with bucket(s3, f"test-{uuid.uuid4().hex[:12]}") as made:
+        for name, value in made.env("writer").items():
+            monkeypatch.setenv(name, value)
+        yield made
+
+
+@pytest.fixture
+def proxied() -> Iterator[Callable[[str], FaultProxy]]:
+    """Return a function that puts a proxy with faults before a server (``http://host:port``)."""
+    with ExitStack() as stack:
+        yield lambda upstream: stack.enter_context(fault_proxy(upstream))
