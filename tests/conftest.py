@@ -2,13 +2,14 @@
 
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from builders import build_test_product
 from fault_proxy import FaultProxy, fault_proxy
+from k8s_server import KubernetesServer, make_image
 from s3_server import Bucket, S3Server, bucket, s3_server
 from workspace import Workspace
 
@@ -78,3 +79,16 @@ def proxied() -> Iterator[Callable[[str], FaultProxy]]:
     """Return a function that puts a proxy with faults before a server (``http://host:port``)."""
     with ExitStack() as stack:
         yield lambda upstream: stack.enter_context(fault_proxy(upstream))
+
+
+@pytest.fixture(scope="session")
+def image_env(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+    """Environment of a pod."""
+    return make_image(tmp_path_factory.mktemp("image"))
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, image_env: Mapping[str, str]) -> Iterator[KubernetesServer]:
+    """An empty Kubernetes cluster of this test alone; its pods are ended with it."""
+    with KubernetesServer(tmp_path / "cluster", image_env) as server:
+        yield server

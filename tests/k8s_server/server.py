@@ -1,0 +1,351 @@
+"""The API server: HTTP on 127.0.0.1, tokens, discovery, create, read, delete, logs, and a log of every request."""
+
+import copy
+import json
+import re
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import yaml
+
+from k8s_server.access import ADMIN, Access
+from k8s_server.admission import admit
+from k8s_server.certificate import make_certificate
+from k8s_server.controller import Controller, start_status
+from k8s_server.faults import Fault, Faults
+from k8s_server.kubelet import Kubelet
+from k8s_server.objects import BY_NAME, BY_RESOURCE, JOBS, KINDS, PODS, ApiError, Kind, Object, Store, validated
+
+ROUTE = re.compile(
+    r"/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+)/(?P<version>[^/]+))"
+    r"(?:/namespaces/(?P<namespace>[^/]+)(?=/))?/(?P<resource>[a-z]+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>[a-z]+))?"
+)
+REASONS = {404: "NotFound", 409: "Conflict", 429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One line of the request log."""
+
+    user: str
+    verb: str
+    """As roles name it: create, get, list, delete, patch."""
+    resource: str
+    """With its subresource, e.g. ``pods/log``."""
+    name: str
+    code: int
+    query: str
+    group: str = ""
+
+
+class KubernetesServer:
+    """A cluster for one test; use as a context manager."""
+
+    def __init__(
+        self, root: Path, image_env: Mapping[str, str], *, max_pods: int = 2, grace_s: float = 2.0, seed: int = 0
+    ) -> None:
+        self.root = root
+        self.store = Store()
+        self.access = Access(self.store)
+        self.faults = Faults(seed)
+        self.kubelet = Kubelet(self.store, root, image_env, max_pods, grace_s)
+        self.controller = Controller(self.store, self.kubelet, self.faults)
+        self.requests: list[Request] = []
+        self.admin = self.access.token(ADMIN)
+        root.mkdir(parents=True, exist_ok=True)
+        self.certificate = make_certificate(root)
+        """Certificate of the server, to be trusted by clients."""
+        self._port = 0
+        self._http: _Http | None = None
+
+    def __enter__(self) -> "KubernetesServer":
+        self._listen()
+        self.controller.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.controller.stop()
+        self._hang_up()
+
+    @property
+    def url(self) -> str:
+        """Address of the API."""
+        return f"https://127.0.0.1:{self._port}"
+
+    def load(self, text: str) -> None:
+        """Create every object of a multi-document YAML text, as its administrator would."""
+        for body in yaml.safe_load_all(text):
+            if body:
+                kind = BY_NAME[body["apiVersion"], body["kind"]]
+                self.create(kind, body["metadata"].get("namespace", "default") if kind.namespaced else "", body)
+
+    def kubeconfig(self, path: Path, token: str, namespace: str) -> Path:
+        """Write a kubeconfig for one token."""
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "test", "cluster": {"server": self.url, "certificate-authority": str(self.certificate)}}],
+            "users": [{"name": "user", "user": {"token": token}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "user", "namespace": namespace}}],
+            "current-context": "test",
+        }
+        path.write_text(yaml.safe_dump(config))
+        return path
+
+    def fault(self, *arguments: object, **options: object) -> Fault:
+        """Arm a fault; see ``Fault``."""
+        return self.faults.add(Fault(*arguments, **options))  # type: ignore[arg-type]  # passed on
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Refuse connections for a while, as an API server does that is being replaced; pods run on."""
+        self._hang_up()
+        try:
+            yield
+        finally:
+            self._listen()
+
+    def count(self, verb: str, resource: str, code: int | None = None) -> int:
+        """Number of requests of one verb on one resource."""
+        return sum(r.verb == verb and r.resource == resource and code in (None, r.code) for r in self.requests)
+
+    def verbs(self, user: str) -> set[tuple[str, str, str]]:
+        """API group, resource and verb of everything that a user asked for."""
+        return {(r.group, r.resource, r.verb) for r in self.requests if r.user == user}
+
+    def create(self, kind: Kind, namespace: str, body: Object) -> Object:
+        """Validate, admit and keep an object."""
+        body = validated(kind, body)
+        with self.store.lock:
+            if kind == JOBS:
+                start_status(body)
+            admit(self.store, kind, namespace, body)
+            self.store.add(kind, namespace, body)
+            if kind == PODS:
+                self.kubelet.start(body, None)
+        self.controller.wake.set()
+        return body
+
+    def note(self, request: Request) -> None:
+        """Log one request."""
+        self.requests.append(request)
+
+    def _listen(self) -> None:
+        self._http = _Http(("127.0.0.1", self._port), self)
+        self._port = self._http.server_address[1]
+        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def _hang_up(self) -> None:
+        if self._http:
+            self._http.shutdown()
+            self._http.server_close()
+            self._http.drop_connections()
+            self._http = None
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 64
+
+    def __init__(self, address: tuple[str, int], cluster: KubernetesServer) -> None:
+        self.cluster = cluster
+        self.connections: set[socket.socket] = set()
+        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.tls.load_cert_chain(cluster.certificate)
+        super().__init__(address, _Handler)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:  # as the base class has them
+        with suppress(OSError), self.tls.wrap_socket(request, server_side=True) as wrapped:
+            super().finish_request(wrapped, client_address)
+
+    def drop_connections(self) -> None:
+        for connection in list(self.connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Http
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections.add(self.connection)
+
+    def finish(self) -> None:
+        self.server.connections.discard(self.connection)
+        with suppress(OSError):
+            super().finish()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def handle_one_request(self) -> None:
+        with suppress(ConnectionError):
+            super().handle_one_request()
+            return
+        self.close_connection = True
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        cluster, parts = self.server.cluster, urlsplit(self.path)
+        self._user, self._verb, self._resource, self._name, self._group = "", "", "", "", ""
+        try:
+            if self._broken():
+                return
+            self._user = cluster.access.user(self.headers.get("Authorization"))
+            code, answer = self._route(parts.path, parse_qs(parts.query), body)
+        except ApiError as error:
+            code, answer = error.code, error.status
+        self._send(code, answer)
+
+    do_GET = do_POST = do_DELETE = do_PATCH = do_PUT = _answer  # noqa: N815 - names that http.server calls
+
+    def _broken(self) -> bool:
+        fault = self.server.cluster.faults.of_request(f"{self.command} {self.path}")
+        if fault is None:
+            return False
+        if fault.kind == "slow":
+            time.sleep(fault.after_s)
+            return False
+        if fault.kind == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            self.close_connection = True
+            return True
+        raise ApiError(fault.code, REASONS[fault.code], "told to fail by the test")
+
+    def _route(self, path: str, query: Mapping[str, list[str]], body: bytes) -> tuple[int, Object | str]:
+        if (found := _discovery(path)) is not None:
+            return 200, found
+        match = ROUTE.fullmatch(path)
+        kind = BY_RESOURCE.get(("" if match["core"] else match["group"], match["resource"])) if match else None
+        if match is None or kind is None:
+            raise ApiError(404, "NotFound", "the server could not find the requested resource")
+        namespace, name, sub = match["namespace"] or "", match["name"] or "", match["sub"] or ""
+        verbs = {"POST": "create", "GET": "get" if name else "list", "DELETE": "delete", "PATCH": "patch", "PUT": "update"}
+        self._verb, self._name, self._group = verbs[self.command], name, kind.group
+        self._resource = f"{kind.resource}/{sub}" if sub else kind.resource
+        self.server.cluster.access.check(self._user, self._verb, kind, sub, namespace, name)
+        if self.command == "GET":
+            return 200, self._log(namespace, name, query) if sub == "log" else self._read(kind, namespace, name, query)
+        if self.command == "DELETE":
+            return 200, self._delete(kind, namespace, name, query, body)
+        posted = yaml.safe_load(body)
+        if self.command == "POST":
+            return 201, self._copy(self.server.cluster.create(kind, namespace, posted))
+        return 200, self._copy(self._change(kind, namespace, name, posted))
+
+    def _read(self, kind: Kind, namespace: str, name: str, query: Mapping[str, list[str]]) -> Object:
+        store = self.server.cluster.store
+        with store.lock:
+            if name:
+                return self._copy(store.get(kind, namespace, name))
+            text = query.get("labelSelector", [""])[0]
+            labels = dict(part.split("=", 1) for part in text.replace("==", "=").split(",") if part)
+            items = [self._copy(item) for item in store.find(kind, namespace or None, labels)]
+        return {"apiVersion": kind.api_version, "kind": f"{kind.name}List", "metadata": {"resourceVersion": "1"}, "items": items}
+
+    def _copy(self, value: Object) -> Object:
+        """Return what an object is now: the stored one goes on changing."""
+        with self.server.cluster.store.lock:
+            return copy.deepcopy(value)
+
+    def _delete(self, kind: Kind, namespace: str, name: str, query: Mapping[str, list[str]], body: bytes) -> Object:
+        options = yaml.safe_load(body) or {} if body else {}
+        policy = query.get("propagationPolicy", [options.get("propagationPolicy", "Background")])[0]
+        value = self.server.cluster.controller.delete(kind, namespace, name, orphan=policy == "Orphan")
+        if kind == PODS:
+            return self._copy(value)
+        details = {"name": name, "kind": kind.resource, "uid": value["metadata"]["uid"]}
+        return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
+
+    def _change(self, kind: Kind, namespace: str, name: str, patch: Object) -> Object:
+        """Merge a patch; server-side apply creates what is not there."""
+        store = self.server.cluster.store
+        with store.lock:
+            if "apply-patch" in self.headers.get("Content-Type", "") and not any(
+                value["metadata"]["name"] == name for value in store.find(kind, namespace)
+            ):
+                return self.server.cluster.create(kind, namespace, patch)
+            value = store.get(kind, namespace, name)
+            _merge(value, patch)
+            store.touch(value)
+            return value
+
+    def _log(self, namespace: str, name: str, query: Mapping[str, list[str]]) -> str:
+        cluster = self.server.cluster
+        pod = cluster.store.get(PODS, namespace, name)
+        containers = [container["name"] for container in pod["spec"]["containers"]]
+        container = query.get("container", containers)[0]
+        if container not in containers:
+            raise ApiError(400, "BadRequest", f"container {container} is not valid for pod {name}")
+        if query.get("previous", ["false"])[0].lower() in ("true", "1"):
+            text = f'previous terminated container "{container}" in pod "{name}" not found'
+            raise ApiError(400, "BadRequest", text)
+        states = [status["state"] for status in pod["status"].get("containerStatuses", ())]
+        if not states or "waiting" in states[0]:
+            reason = states[0]["waiting"]["reason"] if states else "ContainerCreating"
+            raise ApiError(400, "BadRequest", f'container "{container}" in pod "{name}" is waiting to start: {reason}')
+        return cluster.kubelet.pods[name].log.read_text(errors="replace")
+
+    def _send(self, code: int, answer: Object | str) -> None:
+        data = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "text/plain" if isinstance(answer, str) else "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        if code == 429:
+            self.send_header("Retry-After", "1")
+        self.end_headers()
+        self.wfile.write(data)
+        query = urlsplit(self.path).query
+        line = Request(self._user, self._verb, self._resource, self._name, code, query, self._group)
+        self.server.cluster.note(line)
+
+
+def _merge(value: Object, patch: Object) -> None:
+    for key, new in patch.items():
+        if isinstance(new, dict) and isinstance(value.get(key), dict):
+            _merge(value[key], new)
+        elif new is None:
+            value.pop(key, None)
+        else:
+            value[key] = new
+
+
+def _discovery(path: str) -> Object | None:
+    """Answer what ``kubectl`` asks first: versions, groups, resources."""
+    groups = {kind.group: kind.version for kind in KINDS if kind.group}
+    if path == "/version":
+        return {"major": "1", "minor": "34", "gitVersion": "v1.34.0", "platform": "linux/amd64"}
+    if path == "/api":
+        return {"kind": "APIVersions", "versions": ["v1"]}
+    if path == "/apis":
+        found = [
+            {"name": group, "versions": [entry], "preferredVersion": entry}
+            for group, version in groups.items()
+            for entry in [{"groupVersion": f"{group}/{version}", "version": version}]
+        ]
+        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": found}
+    version = path.removeprefix("/apis/").removeprefix("/api/")
+    kinds = [kind for kind in KINDS if kind.api_version == version]
+    if not kinds:
+        return None
+    verbs = ["create", "delete", "get", "list", "patch"]
+    resources = [
+        {"name": k.resource, "singularName": k.name.lower(), "namespaced": k.namespaced, "kind": k.name, "verbs": verbs}
+        for k in kinds
+    ]
+    return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources}
