@@ -15,6 +15,7 @@ import typer
 from zarrmill import __version__
 from zarrmill.config import Recipe, Settings, load_recipes, load_settings
 from zarrmill.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ConfigError, ZarrmillError
+from zarrmill.io import bucket
 from zarrmill.io.process import keep_memory
 from zarrmill.io.state import State
 from zarrmill.model import ValidationReport
@@ -43,6 +44,7 @@ def run_plan(settings: Settings) -> int:
 
     from zarrmill.stages.plan import plan, print_plan, write_plan
 
+    bucket.use(settings.s3)
     result = plan(settings, load_recipes(settings))
     print_plan(result, Console())
     write_plan(result, State(settings.run_root))
@@ -78,7 +80,7 @@ def _exits(verb: Callable[..., int]) -> Callable[..., None]:
 @_exits
 def plan(config: ConfigOption = DEFAULT_CONFIG) -> int:
     """Decide which products to build and why; write manifest.csv, plan.json and plan.html."""
-    return run_plan(load_settings(config))
+    return run_plan(_settings(config))
 
 
 @app.command()
@@ -111,7 +113,7 @@ def report(config: ConfigOption = DEFAULT_CONFIG) -> int:
     """Write the report of a run from what is there, also while it runs or after it was interrupted."""
     from zarrmill.stages.report import report as write
 
-    settings = load_settings(config)
+    settings = _settings(config)
     write(settings)
     print(State(settings.run_root).report)
     return EXIT_OK
@@ -124,7 +126,7 @@ def status(config: ConfigOption = DEFAULT_CONFIG) -> int:
     from zarrmill.io.manifest import read_manifest
     from zarrmill.io.progress import collect_progress, format_line
 
-    state = State(load_settings(config).run_root)
+    state = State(_settings(config).run_root)
     if not state.manifest.exists():
         raise ConfigError(f"{state.manifest} is not there yet; run `zarrmill plan` first", kind="manifest")
     snapshot = collect_progress(state, read_manifest(state.manifest))
@@ -140,7 +142,7 @@ def summary(config: ConfigOption = DEFAULT_CONFIG) -> int:
 
     from zarrmill.io.manifest import read_manifest
 
-    settings = load_settings(config)
+    settings = _settings(config)
     state = State(settings.run_root)
     if not state.summary.exists():
         raise ConfigError(f"{state.summary} is not there yet; run the workflow first", kind="usage")
@@ -222,6 +224,12 @@ def _print_report(report: ValidationReport) -> None:
         f"{report.n_pixels_compared:,} pixels compared with the source ({report.sample})" if report.source else "no source given"
     )
     console.print(Text(f"{report.verdict}  score {report.score:g}  {report.n_checks} checks  {compared}  {report.store}"))
+
+
+def _settings(path: Path) -> Settings:
+    settings = load_settings(path)
+    bucket.use(settings.s3)
+    return settings
 
 
 def _recipe(path: Path | None) -> Recipe | None:

@@ -205,6 +205,48 @@ class Source(_Model):
         return value
 
 
+class Endpoint(_Model):
+    """How a bucket is reached; what is left out comes from the environment of S3 clients (``AWS_ENDPOINT_URL``, ``AWS_REGION``)."""
+
+    endpoint_url: str | None = Field(None, pattern=r"^https?://\S+$")
+    """Address of the S3 service; null takes the environment's, and without that Amazon's."""
+    region: str | None = None
+    """Region; null takes the environment's, and without that ``us-east-1``."""
+    addressing: Literal["path", "virtual"] = "path"
+    """Where the bucket stands in an address: ``path`` is host/bucket/key, ``virtual`` is bucket.host/key."""
+    profile: str | None = None
+    """Profile of the shared AWS configuration that holds the credentials; null takes the standard chain."""
+    anonymous: bool = False
+    """Send requests without credentials, for public buckets."""
+
+
+class S3(Endpoint):
+    """Object storage: where it is and how it is spoken to, for stores, state and sources alike. Never a credential."""
+
+    buckets: dict[str, Endpoint] = Field(default_factory=dict)
+    """Buckets that are reached in another way, by name."""
+    checksums: Literal["when_required", "when_supported"] = "when_required"
+    """How uploads are protected: by Content-MD5, which every service knows, or by CRC32 trailers, which newer ones know too."""
+    storage_class: str | None = None
+    """Storage class of the objects of stores; null takes the bucket's default."""
+    max_concurrency: int = Field(16, ge=1, le=256)
+    """Requests that one conversion has under way at once."""
+    part_mb: int = Field(8, ge=5, le=512)
+    """Size of a part of a large object in MiB; at most ``max_concurrency`` parts are in memory on their way out."""
+    connect_timeout_s: float = Field(10.0, gt=0)
+    """Time that opening a connection may take."""
+    timeout_s: float = Field(60.0, gt=0)
+    """Time that a connection may be silent."""
+    retries: int = Field(6, ge=0, le=20)
+    """Further tries of a request that failed in a way that may pass, with growing, random pauses."""
+    lease_s: float = Field(60.0, ge=1)
+    """Time after which another process may go on with a store whose writer has fallen silent."""
+
+    def of(self, bucket: str) -> Endpoint:
+        """Return how one bucket is reached."""
+        return self.buckets.get(bucket, self)
+
+
 class Settings(_Model):
     """One run: where the sources are, where results go, which recipes serve which product types."""
 
@@ -213,7 +255,9 @@ class Settings(_Model):
     state_root: str = "results"
     """Where manifests, records and reports go."""
     store_root: str = "results/stores"
-    """Folder where stores go; shared by runs."""
+    """Folder or ``s3://bucket/prefix`` where stores go; shared by runs."""
+    s3: S3 = S3()
+    """Object storage."""
     source: Source
     """Where products come from."""
     recipes: tuple[str, ...] = Field(

@@ -130,6 +130,7 @@ class StoreError(ZarrmillError):
         "lost": "What was written reads back differently, or the server lost the request. Run again.",
         "damaged": "A sealed store no longer matches its own digest. Move it away, then run again.",
         "missing": "There is no sealed store at this place.",
+        "bucket": "The bucket is not there. Check the address and `s3.endpoint_url`, or create it.",
     }
 
     @property

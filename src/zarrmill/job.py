@@ -13,6 +13,7 @@ import structlog
 
 from zarrmill.config import Recipe, Settings, load_recipes, parse_settings, product_digest
 from zarrmill.errors import EXIT_FAILED, ConfigError, ConformanceError, ZarrmillError
+from zarrmill.io import bucket
 from zarrmill.io.measure import Meter
 from zarrmill.io.process import keep_memory
 from zarrmill.io.progress import progress_of
@@ -49,7 +50,7 @@ def product_job(stage: str, *, plan: str, config: Mapping[str, Any], log: str) -
     keep_memory()
     meter = Meter()
     with run_job(stage, log=log):
-        settings = parse_settings(config)
+        settings = settings_of(config)
         state = State(settings.run_root)
         record = read_record(PlanRecord, Path(plan))
         product = record.product
@@ -71,6 +72,16 @@ def product_job(stage: str, *, plan: str, config: Mapping[str, Any], log: str) -
                 logger.exception("failed with an error that zarrmill does not know")
             print(f"{stage} {product.product_id}: {error}", file=sys.stderr)  # noqa: T201 - shown by Snakemake
             raise SystemExit(code) from error
+
+
+def settings_of(config: Mapping[str, Any]) -> Settings:
+    """Return the settings in Snakemake's ``config``; this process reaches buckets by them from now on.
+
+    Raises: ConfigError: a key or a value is not allowed.
+    """
+    settings = parse_settings(config)
+    bucket.use(settings.s3)
+    return settings
 
 
 @contextmanager

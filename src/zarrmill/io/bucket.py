@@ -1,24 +1,243 @@
-"""What can be said of a bucket in a catalogue: never credentials, only where it is."""
+"""Object storage: the one place where clients for buckets are made, and where their errors become ours.
+
+A process says once how its buckets are reached (``use``); every client follows, whichever library it is of. Credentials come
+from the standard chain (environment, shared configuration, web identity, instance) and from nowhere else.
+"""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from zarrmill.config import S3
+from zarrmill.errors import StoreError, UnknownStateError
 from zarrmill.model import Json
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
+
+Reason = Literal["denied", "bucket", "absent", "exists", "outage", "refused"]
+"""Why a request to a bucket failed.
+
+``denied``: credentials or rights; ``bucket``: there is no such bucket; ``absent``: there is certainly no such object (or upload);
+``exists``: a condition of a conditional write does not hold; ``outage``: it may pass; ``refused``: it will not.
+"""
+
+_DENIED = {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed"}
+_ABSENT = {"NoSuchKey", "NoSuchUpload", "404", "NotFound"}
+_PASSING = {"SlowDown", "RequestTimeout", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "OperationAborted"}
+
+_settings = S3()
+
+
+def use(settings: S3) -> None:
+    """Reach buckets by ``settings`` from now on, in the whole process."""
+    global _settings
+    _settings = settings
+    _client.cache_clear()
+    _credentials.cache_clear()
+
+
+def settings() -> S3:
+    """Return how buckets are reached."""
+    return _settings
+
+
+def split(href: str) -> tuple[str, str]:
+    """Return bucket and key (or prefix, without slashes at its ends) of an ``s3://`` address.
+
+    Raises: ValueError: it is none.
+    """
+    parts = urlsplit(href)
+    if parts.scheme != "s3" or not parts.netloc:
+        raise ValueError(f"{href}: not s3://bucket/key")
+    return parts.netloc, href.split("://", 1)[1].partition("/")[2].strip("/")
+
+
+def client(bucket: str) -> Any:  # boto3 makes its clients at run time
+    """Return the boto3 client that reaches ``bucket``; shared by the threads of this process."""
+    return _client(os.getpid(), bucket)
+
+
+@cache
+def _client(pid: int, bucket: str) -> Any:  # a connection must not be shared with a fork, so the key holds the process
+    import botocore
+    from botocore.config import Config
+
+    place = _settings.of(bucket)
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": _settings.retries + 1},
+        s3={"addressing_style": place.addressing},
+        connect_timeout=_settings.connect_timeout_s,
+        read_timeout=_settings.timeout_s,
+        max_pool_connections=_settings.max_concurrency + 4,
+        tcp_keepalive=True,
+        request_checksum_calculation=_settings.checksums,
+        response_checksum_validation=_settings.checksums,
+        **({"signature_version": botocore.UNSIGNED} if place.anonymous else {}),
+    )
+    return _session(place.profile).client("s3", endpoint_url=endpoint_url(bucket), region_name=region(bucket), config=config)
+
+
+def _session(profile: str | None) -> Any:  # boto3 has no types
+    import boto3
+
+    return boto3.session.Session(profile_name=profile)
+
+
+def endpoint_url(bucket: str) -> str | None:
+    """Return the address of the service that holds ``bucket``; None is Amazon's."""
+    chosen = _settings.of(bucket).endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return chosen.rstrip("/") if chosen else None
+
+
+def region(bucket: str) -> str:
+    """Return the region of ``bucket``."""
+    found = _settings.of(bucket).region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return found or "us-east-1"
+
+
+def object_store(bucket: str, prefix: str = "", *, timeout_s: float | None = None, retries: int | None = None) -> "S3Store":
+    """Return the obstore store for the keys below ``prefix``."""
+    from obstore.store import S3Store
+
+    place, url = _settings.of(bucket), endpoint_url(bucket)
+    options: dict[str, Any] = {"region": region(bucket), "virtual_hosted_style_request": place.addressing == "virtual"}
+    if url:
+        scheme, _, host = url.partition("://")
+        # obstore takes the address as it is to be called; boto3 puts the bucket in front itself.
+        options["endpoint"] = f"{scheme}://{bucket}.{host}" if place.addressing == "virtual" else url
+    if place.anonymous:
+        options["skip_signature"] = True
+    else:
+        options["credential_provider"] = _credentials(place.profile)
+    return S3Store(bucket, prefix=prefix or None, **options, **transport(timeout_s, retries))
+
+
+def transport(timeout_s: float | None = None, retries: int | None = None) -> dict[str, Any]:  # options of obstore's stores
+    """Return timeouts and retries for an obstore store.
+
+    A connection may be silent for ``timeout_s``; a request that goes on may take as long as it needs.
+    """
+    silent = timedelta(seconds=_settings.timeout_s if timeout_s is None else timeout_s)
+    tries = _settings.retries if retries is None else retries
+    connect = timedelta(seconds=_settings.connect_timeout_s)
+    return {
+        "client_options": {"timeout": "1 day", "read_timeout": silent, "connect_timeout": connect, "allow_http": True},
+        "retry_config": {"max_retries": tries, "retry_timeout": timedelta(minutes=4)},
+    }
+
+
+@cache
+def _credentials(profile: str | None) -> Any:  # obstore's protocol of a provider
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    try:
+        return Boto3CredentialProvider(_session(profile), ttl=timedelta(minutes=5))
+    except ValueError:
+        raise StoreError("no credentials for S3; set them by environment, profile or web identity", kind="denied") from None
+
+
+def gdal_options(bucket: str) -> dict[str, str]:
+    """Return the configuration with which GDAL reaches ``bucket`` under ``/vsis3/``."""
+    place, url = _settings.of(bucket), endpoint_url(bucket)
+    options = {"AWS_REGION": region(bucket), "AWS_VIRTUAL_HOSTING": "TRUE" if place.addressing == "virtual" else "FALSE"}
+    if url:
+        parts = urlsplit(url)
+        options |= {"AWS_S3_ENDPOINT": parts.netloc + parts.path, "AWS_HTTPS": "YES" if parts.scheme == "https" else "NO"}
+    if place.profile:
+        options["AWS_PROFILE"] = place.profile
+    return options | ({"AWS_NO_SIGN_REQUEST": "YES"} if place.anonymous else {})
 
 
 def storage_scheme(href: str) -> dict[str, Json]:
     """Return the storage scheme (STAC storage extension 2.0) of an ``s3://`` address, empty for any other.
 
-    Endpoint and region come from the standard environment variables of S3 clients; a region that is not set is left out.
+    A region that is not set is left out.
     """
-    parts = urlsplit(href)
-    if parts.scheme != "s3":
+    if urlsplit(href).scheme != "s3":
         return {}
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    bucket, _ = split(href)
+    url = endpoint_url(bucket)
     scheme: dict[str, Json] = {
-        "type": "custom-s3" if endpoint else "aws-s3",
-        "platform": endpoint or "https://{bucket}.s3.{region}.amazonaws.com",
-        "bucket": parts.netloc,
+        "type": "custom-s3" if url else "aws-s3",
+        "platform": url or "https://{bucket}.s3.{region}.amazonaws.com",
+        "bucket": bucket,
     }
-    return {**scheme, "region": region} if region else scheme
+    known = _settings.of(bucket).region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return {**scheme, "region": known} if known else scheme
+
+
+def reason_of(error: Exception) -> tuple[Reason, str]:
+    """Return why a request of boto3 failed, and its words on one line."""
+    from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError, ProfileNotFound, TokenRetrievalError
+
+    text = " ".join(str(error).split())[:300]
+    if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound | TokenRetrievalError):
+        return "denied", text
+    if not isinstance(error, ClientError):
+        return "outage", text  # no answer: refused, reset, timed out
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    if code == "NoSuchBucket":
+        return "bucket", text
+    if code in _ABSENT:
+        return "absent", text
+    if status in (409, 412):
+        return "exists", text
+    if status in (401, 403) or code in _DENIED:
+        return "denied", text
+    return ("outage" if status >= 500 or status == 429 or code in _PASSING else "refused"), text
+
+
+_ADVICE = {
+    "denied": "access denied ({}); check credentials and rights",
+    "bucket": "there is no such bucket ({}); check the address and s3.endpoint_url, or create it",
+    "absent": "not there any more ({}); run again",
+    "exists": "written by another process meanwhile ({}); run again",
+    "outage": "no answer ({}); run again",
+    "refused": "the service refuses the request ({}); check the settings below s3",
+}
+_KINDS = {"denied": "denied", "bucket": "bucket", "refused": "denied"}
+
+
+@contextmanager
+def writing(place: str) -> Iterator[None]:
+    """Translate what boto3 raises while a store is written; ``place`` is for the message.
+
+    Raises: StoreError: ``denied``, ``bucket``, or ``lost`` where the same may succeed later.
+    """
+    try:
+        yield
+    except failures() as error:
+        raise write_failure(error, place) from error
+
+
+def write_failure(error: Exception, place: str) -> StoreError:
+    """Return our error for a write to a bucket that failed."""
+    reason, text = reason_of(error)
+    return StoreError(f"{place}: {_ADVICE[reason].format(text)}", kind=_KINDS.get(reason, "lost"))
+
+
+@contextmanager
+def asking(place: str) -> Iterator[None]:
+    """Translate what boto3 raises while it is asked what there is: no failure is ever taken for an answer.
+
+    Raises: UnknownStateError: it cannot be told.
+    """
+    try:
+        yield
+    except failures() as error:
+        reason, text = reason_of(error)
+        raise UnknownStateError(f"{place}: {_ADVICE[reason].format(text)}; nothing was decided", kind="outage") from error
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """Return the roots of what boto3 raises."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return (BotoCoreError, ClientError, Boto3Error)
