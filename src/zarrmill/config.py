@@ -206,7 +206,7 @@ class Source(_Model):
 
 
 class Endpoint(_Model):
-    """How a bucket is reached; what is left out comes from the environment of S3 clients (``AWS_ENDPOINT_URL``, ``AWS_REGION``)."""
+    """How a bucket is reached; the environment of S3 clients (``AWS_ENDPOINT_URL``, ``AWS_REGION``) says what is left out."""
 
     endpoint_url: str | None = Field(None, pattern=r"^https?://\S+$")
     """Address of the S3 service; null takes the environment's, and without that Amazon's."""
@@ -224,7 +224,7 @@ class S3(Endpoint):
     """Object storage: where it is and how it is spoken to, for stores, state and sources alike. Never a credential."""
 
     buckets: dict[str, Endpoint] = Field(default_factory=dict)
-    """Buckets that are reached in another way, by name."""
+    """Buckets that are reached in another way: name to `endpoint_url`, `region`, `addressing`, `profile`, `anonymous`."""
     checksums: Literal["when_required", "when_supported"] = "when_required"
     """How uploads are protected: by Content-MD5, which every service knows, or by CRC32 trailers, which newer ones know too."""
     storage_class: str | None = None
