@@ -15,16 +15,17 @@ from zarrmill.io.store import PlaneWriter, StoreWriter, array_document, tree_dig
 from zarrmill.model import ArrayPlan
 
 
-def write_array(path, values, chunk_px, shard_px, codec=None, rows=7, fill=0):
-    """Write ``values`` in stripes of ``rows`` and return the plan."""
+def write_array(path, values, chunk_px, shard_px, codec=None, rows=7, band=1000, fill=0):
+    """Write ``values`` in bands of ``band`` columns, stripes of ``rows``, and return the plan."""
     codec = codec or Codec()
     chunks = chunk_shape(values.shape, chunk_px)
     shards = shard_shape(values.shape, chunks, shard_px)
     plan = ArrayPlan("a", values.shape, values.dtype.str, chunks, shards, ("y", "x"), fill, {})
     writer = StoreWriter(path, codec)
     sink = PlaneWriter(writer, plan)
-    for start in range(0, len(values), rows):
-        sink.append(values[start : start + rows])
+    for left in range(0, values.shape[1], band):
+        for top in range(0, len(values), rows):
+            sink.put(values[top : top + rows, left : left + band], top, left)
     writer.write("a/zarr.json", json.dumps(array_document(plan, codec)).encode())
     return plan, sink.written
 
@@ -36,13 +37,14 @@ def write_array(path, values, chunk_px, shard_px, codec=None, rows=7, fill=0):
     chunk_px=st.integers(1, 17),
     n=st.one_of(st.none(), st.integers(1, 4)),
     rows=st.integers(1, 50),
+    band=st.integers(1, 45),
     dtype=st.sampled_from(["u1", "<u2", "<f4"]),
     seed=st.integers(0, 1000),
 )
-def test_zarr_python_reads_what_was_written(tmp_path_factory, height, width, chunk_px, n, rows, dtype, seed):
+def test_zarr_python_reads_what_was_written(tmp_path_factory, height, width, chunk_px, n, rows, band, dtype, seed):
     values = np.random.default_rng(seed).integers(0, 3, (height, width)).astype(dtype)
     path = tmp_path_factory.mktemp("store")
-    write_array(path, values, chunk_px, n and chunk_px * n, rows=rows)
+    write_array(path, values, chunk_px, n and chunk_px * n, rows=rows, band=band)
     array = zarr.open_array(path / "a", mode="r")
     np.testing.assert_array_equal(array[:], values)
 

@@ -15,7 +15,7 @@ class Meter:
     """Measures from its creation on."""
 
     def __init__(self, *, attempt: int = 1, threads: int = 1) -> None:
-        self._attempt, self._threads = attempt, threads
+        self._attempt, self.threads = attempt, threads
         self._started, self._wall = datetime.now(UTC), time.perf_counter()
         self._cpu, self._last = time.process_time(), time.perf_counter()
         self._steps: dict[str, float] = {}
@@ -33,7 +33,7 @@ class Meter:
             wall_s=round(time.perf_counter() - self._wall, 3),
             cpu_s=round(time.process_time() - self._cpu, 3),
             peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            threads=self._threads,
+            threads=self.threads,
             attempt=self._attempt,
             steps_s=dict(self._steps),
             software={name: version(name) for name in SHAPING},

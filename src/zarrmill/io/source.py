@@ -4,12 +4,10 @@ Rows come from the compressed chunks of one chunk row at a time. Blosc can decod
 (``blosc_getitem``), so a 10980 x 10980 array stored as one chunk is streamed with a few MB beside its compressed bytes.
 """
 
-import ctypes
 import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any, Protocol
 
 import numcodecs
@@ -18,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zarrmill.errors import SourceError
+from zarrmill.io.blosc import HEADER_BYTES, BloscChunk, can_decode_ranges, header
 from zarrmill.io.objects import MissingObjectError, Objects
 from zarrmill.model import SourceArray, SourceTree
 
@@ -137,28 +136,32 @@ class Rows(Protocol):
         ...
 
 
-def open_rows(objects: Objects, tree: SourceTree, array: SourceArray, on_missing: Missing) -> Rows:
-    """Return a reader for the rows of ``array``, whose last two dimensions are ``(y, x)``."""
+def open_rows(
+    objects: Objects, tree: SourceTree, array: SourceArray, on_missing: Missing, columns: tuple[int, int] | None = None
+) -> Rows:
+    """Return a reader for the rows of ``array``, whose last two dimensions are ``(y, x)``, or for a band of its columns.
+
+    Args: columns: first and last (exclusive) column of the band; the first is the start of a chunk.
+    """
+    columns = columns or (0, array.shape[-1])
     if tree.zarr_format == 2:
-        return ChunkRows(objects, array, on_missing)
-    return _ZarrRows(objects, array, on_missing)
+        return ChunkRows(objects, array, on_missing, columns)
+    return _ZarrRows(objects, array, on_missing, columns)
 
 
 class ChunkRows:
     """Rows of a Zarr v2 array, straight from its chunk objects."""
 
-    def __init__(self, objects: Objects, array: SourceArray, on_missing: Missing) -> None:
+    def __init__(self, objects: Objects, array: SourceArray, on_missing: Missing, columns: tuple[int, int] | None = None) -> None:
         node = array.encoding
+        self._columns = columns or (0, array.shape[-1])
         self._objects, self._array, self._on_missing = objects, array, on_missing
         self._dtype = np.dtype(node["dtype"])
         self._separator: str = node.get("dimension_separator", ".")
         self._codec = self._known(node["compressor"]) if node["compressor"] else None
         self._filters = [self._known(config) for config in node["filters"] or ()]
         self._partial = (
-            isinstance(self._codec, numcodecs.blosc.Blosc)
-            and not self._filters
-            and node["order"] == "C"
-            and _getitem() is not None
+            isinstance(self._codec, numcodecs.blosc.Blosc) and not self._filters and node["order"] == "C" and can_decode_ranges()
         )
         self._order = node["order"]
         self._row: tuple[int, int] = (-1, -1)
@@ -172,16 +175,16 @@ class ChunkRows:
             raise SourceError(f"{found}; expected one that numcodecs knows; report it to the provider", kind="layout") from None
 
     def read(self, plane: int, start: int, stop: int) -> NDArray[Any]:
-        height, width = self._array.shape[-2:]
+        height, (first, last) = self._array.shape[-2], self._columns
         chunk_y, chunk_x = self._array.chunks[-2:]
-        out = np.empty((min(stop, height) - start, width), self._dtype)
+        out = np.empty((min(stop, height) - start, last - first), self._dtype)
         position = start
         while position < min(stop, height):
             row = position // chunk_y
             end = min(stop, height, (row + 1) * chunk_y)
             self._load(plane, row)
-            for column, piece in enumerate(self._pieces):
-                left, right = column * chunk_x, min((column + 1) * chunk_x, width)
+            for column, piece in enumerate(self._pieces, first // chunk_x):
+                left, right = column * chunk_x - first, min((column + 1) * chunk_x, last) - first
                 part = self.decode(piece, plane, row, column, position - row * chunk_y, end - row * chunk_y)
                 out[position - start : end - start, left:right] = part[:, : right - left]
             position = end
@@ -193,8 +196,8 @@ class ChunkRows:
         if self._row == (chunk_plane, row):
             return
         self._pieces = []  # free the row before the next one is fetched
-        columns = math.ceil(self._array.shape[-1] / self._array.chunks[-1])
-        self._pieces = [self.fetch(plane, row, column) for column in range(columns)]
+        chunk_x, (first, last) = self._array.chunks[-1], self._columns
+        self._pieces = [self.fetch(plane, row, column) for column in range(first // chunk_x, math.ceil(last / chunk_x))]
         self._row = (chunk_plane, row)
 
     def _key(self, plane: int, row: int, column: int) -> str:
@@ -212,19 +215,27 @@ class ChunkRows:
             return None
         if self._partial:
             self._check_blosc(key, data)
-            return data
+            return BloscChunk(data, self._dtype)
         return self._decode_whole(key, data)
+
+    def read_single(self) -> NDArray[Any]:
+        """Return an array of any dimensions that is stored as one chunk; the fill value where the chunk is missing."""
+        key = f"{self._array.path}/" + self._separator.join("0" * len(self._array.shape))
+        try:
+            data = self._objects.get(key)
+        except MissingObjectError:
+            fill = self._array.fill_value
+            return np.full(self._array.shape, 0 if fill is None else fill, self._dtype)
+        return self._decode_whole(key, data)[tuple(slice(size) for size in self._array.shape)]
 
     def _chunk_bytes(self) -> int:
         return math.prod(self._array.chunks) * int(self._dtype.itemsize)
 
     def _check_blosc(self, key: str, data: bytes) -> None:
-        # Header: version, versionlz, flags, typesize, then nbytes, blocksize, cbytes as little-endian uint32 (c-blosc 1).
-        expected = int.from_bytes(data[12:16], "little") if len(data) >= 16 else "a header of 16"
+        expected = header(data).n_compressed if len(data) >= HEADER_BYTES else f"a header of {HEADER_BYTES}"
         if expected != len(data):
             raise self._corrupt(key, f"truncated: {len(data)} bytes, expected {expected}")
-        if int.from_bytes(data[4:8], "little") != self._chunk_bytes():
-            found = int.from_bytes(data[4:8], "little")
+        if (found := header(data).n_bytes) != self._chunk_bytes():
             raise self._corrupt(key, f"decodes to {found} bytes, expected {self._chunk_bytes()} for {self._array.chunks}")
 
     def _decode_whole(self, key: str, data: bytes) -> NDArray[Any]:
@@ -250,35 +261,21 @@ class ChunkRows:
         if not self._partial:
             part: NDArray[Any] = piece.reshape(-1, chunk_y, chunk_x)[first, start:stop]
             return part
-        out = np.empty((stop - start, chunk_x), self._dtype)
-        typesize = piece[3]
-        scale = self._dtype.itemsize // typesize
-        offset = (first * chunk_y + start) * chunk_x * scale
-        got = _getitem()(piece, offset, out.size * scale, out.ctypes.data_as(ctypes.c_void_p))  # type: ignore[misc]
-        if got != out.nbytes:
-            raise self._corrupt(self._key(plane, row, column), f"blosc error {got} while decoding rows {start} to {stop}")
-        return out
+        try:
+            items: NDArray[Any] = piece.items((first * chunk_y + start) * chunk_x, (first * chunk_y + stop) * chunk_x)
+        except ValueError as error:
+            raise self._corrupt(self._key(plane, row, column), f"{error} while decoding rows {start} to {stop}") from None
+        return items.reshape(-1, chunk_x)
 
     def _corrupt(self, key: str, reason: str) -> SourceError:
         return _corrupt(self._objects, self._array, f"chunk {key}: {reason}")
 
 
-@cache
-def _getitem() -> Callable[..., int] | None:
-    """Return c-blosc's range decoder as numcodecs ships it, or None: then chunks are decoded whole."""
-    library = ctypes.CDLL(numcodecs.blosc.__file__)
-    function = getattr(library, "blosc_getitem", None)
-    if function is not None:
-        function.restype = ctypes.c_int
-        function.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p]
-    return function
-
-
 class _ZarrRows:
     """Rows of a Zarr v3 array through zarr-python, one row of inner chunks at a time."""
 
-    def __init__(self, objects: Objects, array: SourceArray, on_missing: Missing) -> None:
-        self._objects, self._array = objects, array
+    def __init__(self, objects: Objects, array: SourceArray, on_missing: Missing, columns: tuple[int, int]) -> None:
+        self._objects, self._array, self._columns = objects, array, columns
         for key in object_keys(array):
             if not objects.exists(key):
                 on_missing(key)
@@ -287,8 +284,8 @@ class _ZarrRows:
         self._rows: NDArray[Any] = np.empty((0, 0))
 
     def read(self, plane: int, start: int, stop: int) -> NDArray[Any]:
-        chunk_y, (height, width) = self._array.chunks[-2], self._array.shape[-2:]
-        out = np.empty((min(stop, height) - start, width), self._array.dtype)
+        chunk_y, height = self._array.chunks[-2], self._array.shape[-2]
+        out = np.empty((min(stop, height) - start, self._columns[1] - self._columns[0]), self._array.dtype)
         position = start
         while position < min(stop, height):
             row = position // chunk_y
@@ -303,7 +300,7 @@ class _ZarrRows:
 
     def _fetch(self, plane: int, start: int, stop: int) -> NDArray[Any]:
         lead = tuple(int(i) for i in np.unravel_index(plane, self._array.shape[:-2])) if self._array.shape[:-2] else ()
-        return read_zarr(self._objects, self._array, self._zarr, (*lead, slice(start, stop)))
+        return read_zarr(self._objects, self._array, self._zarr, (*lead, slice(start, stop), slice(*self._columns)))
 
 
 def object_keys(array: SourceArray) -> list[str]:
@@ -325,10 +322,14 @@ def open_v3(objects: Objects, array: SourceArray) -> Any:
 
 
 def read_whole(objects: Objects, array: SourceArray) -> NDArray[Any]:
-    """Return a small array whole, in the source's dtype (text as NumPy strings).
+    """Return a small array whole, in the source's dtype (text as NumPy strings); a missing chunk is its fill value.
 
     Raises: SourceError: a chunk cannot be decoded.
     """
+    is_number = array.dtype != "string" and np.dtype(array.dtype).kind in "iufb"
+    one_chunk = array.shape and all(size <= chunk for size, chunk in zip(array.shape, array.chunks, strict=True))
+    if array.encoding["zarr_format"] == 2 and is_number and one_chunk:  # without zarr-python, which takes 0.3 s to import
+        return ChunkRows(objects, array, lambda key: None).read_single()
     import warnings
 
     import zarr

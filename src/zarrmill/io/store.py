@@ -161,88 +161,114 @@ class ObjectSink:
 
 
 class PlaneWriter:
-    """Writes one ``(y, x)`` plane of an array from rows that arrive in order."""
+    """Writes one ``(y, x)`` plane of an array from blocks of pixels; a chunk is encoded as soon as it is complete."""
 
     def __init__(self, writer: StoreWriter, plan: ArrayPlan, plane: tuple[int, ...] = ()) -> None:
         self._writer, self._plan, self._plane = writer, plan, plane
-        self._height, self._width = plan.shape[-2:]
         self._chunk_y, self._chunk_x = plan.chunks[-2:]
-        self._shard = plan.shards[-2:] if plan.shards else None
-        # One plane a chunk column, so that a chunk is contiguous; what lies beyond the array's edge stays fill value:
-        # a partial edge chunk is stored full size (zarr v3 core, chunk grids).
-        self._buffer = np.full((math.ceil(self._width / self._chunk_x), *plan.chunks[-2:]), plan.fill_value, plan.dtype)
-        self._filled, self._row = 0, 0
-        self._shards: dict[int, _ShardSink] = {}
+        self._chunks: dict[tuple[int, int], _Chunk] = {}
+        self._spare: list[NDArray[Any]] = []
+        self._shards: dict[tuple[int, int], _ShardSink] = {}
         self.written: list[Written] = []
 
-    def append(self, rows: NDArray[Any]) -> None:
-        """Take the next rows, shape ``(n, width)``; chunks are encoded as soon as they are complete."""
-        position = 0
-        while position < len(rows):
-            n = min(self._chunk_y - self._filled, len(rows) - position)
-            self._copy(rows[position : position + n])
-            self._filled += n
-            position += n
-            done = self._row * self._chunk_y + self._filled
-            if self._filled == self._chunk_y or done == self._height:
-                self._flush(done == self._height)
+    def put(self, block: NDArray[Any], top: int, left: int = 0) -> None:
+        """Take the pixels of ``block``, shape ``(rows, columns)``, whose first is at ``top, left``; each pixel comes once."""
+        bottom, right = top + block.shape[0], left + block.shape[1]
+        for row in range(top // self._chunk_y, math.ceil(bottom / self._chunk_y)):
+            y0, y1 = max(top, row * self._chunk_y), min(bottom, (row + 1) * self._chunk_y)
+            for column in range(left // self._chunk_x, math.ceil(right / self._chunk_x)):
+                x0, x1 = max(left, column * self._chunk_x), min(right, (column + 1) * self._chunk_x)
+                chunk = self._chunks.get((row, column)) or self._open(row, column)
+                y, x = row * self._chunk_y, column * self._chunk_x
+                chunk.values[y0 - y : y1 - y, x0 - x : x1 - x] = block[y0 - top : y1 - top, x0 - left : x1 - left]
+                chunk.n_missing -= (y1 - y0) * (x1 - x0)
+                if not chunk.n_missing:
+                    self._finish(row, column)
 
     def release(self) -> None:
         """Close the shards that are not whole; nothing when all are."""
         for shard in self._shards.values():
             shard.release()
 
-    def _flush(self, last: bool) -> None:
-        fill = self._plan.fill_value
-        self._buffer[:, self._filled :] = fill
-        for column, chunk in enumerate(self._buffer):
-            if _has_data(chunk, fill):
-                self._put(column, encode(chunk, self._writer.codec))
-        self._row, self._filled = self._row + 1, 0
-        if self._shard and (last or self._row % (self._shard[0] // self._chunk_y) == 0):
-            self.written += [shard.close() for _, shard in sorted(self._shards.items())]
-            self._shards = {}
+    def _open(self, row: int, column: int) -> "_Chunk":
+        plan = self._plan
+        inside = [min(n, size - i * n) for i, n, size in zip((row, column), plan.chunks[-2:], plan.shape[-2:], strict=True)]
+        values = self._spare.pop() if self._spare else np.empty(plan.chunks[-2:], plan.dtype)
+        if (*inside,) != values.shape:  # beyond the array's edge a chunk holds the fill value (zarr v3 core, chunk grids)
+            values[:] = plan.fill_value
+        chunk = self._chunks[row, column] = _Chunk(values, math.prod(inside))
+        return chunk
 
-    def _copy(self, rows: NDArray[Any]) -> None:
-        whole, place = self._width // self._chunk_x, slice(self._filled, self._filled + len(rows))
-        inside = rows[:, : whole * self._chunk_x].reshape(len(rows), whole, self._chunk_x)
-        self._buffer[:whole, place] = inside.swapaxes(0, 1)
-        if whole < len(self._buffer):
-            self._buffer[whole, place, : self._width % self._chunk_x] = rows[:, whole * self._chunk_x :]
+    def _finish(self, row: int, column: int) -> None:
+        values = self._chunks.pop((row, column)).values
+        data = encode(values, self._writer.codec) if _has_data(values, self._plan.fill_value) else None
+        self._spare.append(values)
+        if self._plan.shards:
+            self._to_shard(row, column, data)
+        elif data is not None:
+            self.written.append(self._writer.write(self._key(row, column), data))
 
-    def _put(self, column: int, data: bytes) -> None:
-        if not self._shard:
-            self.written.append(self._writer.write(self._key(self._row, column), data))
-            return
-        per_y, per_x = self._shard[0] // self._chunk_y, self._shard[1] // self._chunk_x
-        index = column // per_x
-        if index not in self._shards:
-            key = self._key(self._row // per_y, index)
-            self._shards[index] = _ShardSink(ObjectSink(self._writer.path / key, key), per_y * per_x)
-        self._shards[index].append((self._row % per_y) * per_x + column % per_x, data)
+    def _to_shard(self, row: int, column: int, data: bytes | None) -> None:
+        assert self._plan.shards is not None
+        per_y, per_x = (s // c for s, c in zip(self._plan.shards[-2:], self._plan.chunks[-2:], strict=True))
+        place = (row // per_y, column // per_x)
+        if place not in self._shards:
+            sides = [math.ceil(size / chunk) for size, chunk in zip(self._plan.shape[-2:], self._plan.chunks[-2:], strict=True)]
+            inside = [min(n, side - i * n) for i, n, side in zip(place, (per_y, per_x), sides, strict=True)]
+            key = self._key(*place)
+            self._shards[place] = _ShardSink(self._writer.path / key, key, per_y * per_x, math.prod(inside))
+        shard = self._shards[place]
+        shard.put((row % per_y) * per_x + column % per_x, data)
+        if shard.is_whole:
+            self.written += [written for written in (self._shards.pop(place).close(),) if written]
 
     def _key(self, row: int, column: int) -> str:
         return "/".join(map(str, (self._plan.path, "c", *self._plane, row, column)))
 
 
+@dataclass(slots=True)
+class _Chunk:
+    """An inner chunk that is not complete."""
+
+    values: NDArray[Any]
+    n_missing: int
+    """Pixels that have not come."""
+
+
 class _ShardSink:
     """A shard: inner chunks one after the other, then their index with its checksum (``index_location: end``)."""
 
-    def __init__(self, sink: ObjectSink, n_chunks: int) -> None:
-        self._sink = sink
+    def __init__(self, path: Path, key: str, n_chunks: int, n_inside: int) -> None:
+        """``n_chunks`` has the index; ``n_inside`` of them lie in the array."""
+        self._path, self._key, self._n_missing = path, key, n_inside
+        self._sink: ObjectSink | None = None
         self._index = np.full((n_chunks, 2), _EMPTY, "<u8")
 
-    def append(self, position: int, data: bytes) -> None:
-        self._index[position] = (self._sink.n_bytes, len(data))
-        self._sink.append(data)
+    @property
+    def is_whole(self) -> bool:
+        """Whether every chunk came."""
+        return not self._n_missing
 
-    def close(self) -> Written:
+    def put(self, position: int, data: bytes | None) -> None:
+        """Append a chunk; None is one that holds nothing but the fill value."""
+        self._n_missing -= 1
+        if data is not None:
+            self._sink = self._sink or ObjectSink(self._path, self._key)
+            self._index[position] = (self._sink.n_bytes, len(data))
+            self._sink.append(data)
+
+    def close(self) -> Written | None:
+        """Write the index; None where no chunk holds data: then there is no object."""
+        if self._sink is None:
+            return None
         index = self._index.tobytes()
         self._sink.append(index + google_crc32c.value(index).to_bytes(4, "little"))
         return self._sink.close()
 
     def release(self) -> None:
-        self._sink.release()
+        """Close the file of a shard that will not be finished."""
+        if self._sink is not None:
+            self._sink.release()
 
 
 def _has_data(part: NDArray[Any], fill: Any) -> bool:

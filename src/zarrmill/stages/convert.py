@@ -7,7 +7,7 @@ once, writes the array and every level computed from it, and notes it in the jou
 
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from zarrmill import FORMAT_VERSION
 from zarrmill.config import Recipe
 from zarrmill.core import conventions as cv
+from zarrmill.core.blocks import column_bands, n_workers, stripe_rows
 from zarrmill.core.grid import centres, grid_from_centres
 from zarrmill.core.layout import GRD_TYPES, level_groups, source_crs, source_layout, store_plan
 from zarrmill.core.layout_s1 import grd_plan, needed_arrays
@@ -46,9 +47,6 @@ from zarrmill.model import ConvertReceipt, Finding, Grid, Product, RasterTask, S
 Progress = Callable[[int, int], None]
 """Told decoded bytes done and in all."""
 
-STRIPE_ROWS = 252
-"""Rows read at a time, rounded up to a multiple of the coarsest factor: few enough to stay in cache."""
-
 
 def convert(
     product: Product,
@@ -72,13 +70,14 @@ def convert(
         objects = Objects(product.href)
         tree = _planned_tree(objects, product, meter)
         plan = plan_store(objects, tree, product.product_type, recipe)
+        workers = n_workers(plan, threads, recipe.memory_mb)
         meter.step("plan")
         writer = StoreWriter(path, recipe.pixels.codec)
         findings: tuple[Finding, ...] = ()
         with writer.locked():
             adopted = is_sealed(path)  # by a process that was waited for
             if not adopted:
-                findings = _Conversion(objects, tree, plan, writer, threads, on_progress).run(product, recipe, meter)
+                findings = _Conversion(objects, tree, plan, writer, workers, on_progress).run(product, recipe, meter)
             writer.journal.unlink(missing_ok=True)
         return _receipt(product, recipe, path, meter, findings=findings, n_bytes_source=plan.n_bytes, adopted=adopted)
     except ZarrmillError as error:
@@ -151,11 +150,11 @@ class _Conversion:
         tree: SourceTree,
         plan: StorePlan,
         writer: StoreWriter,
-        threads: int,
+        workers: int,
         on_progress: Progress | None,
     ) -> None:
         self._objects, self._tree, self._plan, self._writer = objects, tree, plan, writer
-        self._threads, self._on_progress = threads, on_progress or (lambda done, total: None)
+        self._workers, self._total, self._on_progress = workers, plan.n_bytes, on_progress or (lambda done, total: None)
         self._done, self._lock, self._stop = 0, threading.Lock(), threading.Event()
         self._findings: list[Finding] = list(plan.findings)
 
@@ -177,7 +176,7 @@ class _Conversion:
     def _write_pixels(self, finished: Mapping[str, tuple[Written, ...]]) -> list[Written]:
         """Write every raster, largest first, one worker a raster; the first failure stops the others."""
         numcodecs.blosc.use_threads = False  # the workers are the threads
-        with ThreadPoolExecutor(self._threads) as pool:
+        with ThreadPoolExecutor(self._workers) as pool:
             futures = [pool.submit(self._raster, task, finished.get(task.source.path)) for task in self._plan.rasters]
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             if any(future.exception() for future in done):
@@ -200,31 +199,32 @@ class _Conversion:
         return written
 
     def _plane(self, task: RasterTask, plane: int) -> list[Written]:
-        height = task.warp.grid.shape[0] if task.warp else task.source.shape[-2]
-        n_bytes = task.n_bytes // math.prod(task.source.shape[:-2])
-        factors = [factor for factor, _ in task.outputs if factor > 1]
-        coarsest = max(factors, default=1)
-        step = math.ceil(STRIPE_ROWS / coarsest) * coarsest
-        rows = self._rows(task)
         lead = tuple(int(i) for i in np.unravel_index(plane, task.source.shape[:-2])) if task.source.shape[:-2] else ()
         sinks = [PlaneWriter(self._writer, plan, lead) for _, plan in task.outputs]
         try:
-            for start in range(0, height, step):
-                if self._stop.is_set():
-                    raise _StoppedError
-                stripe = rows.read(plane, start, min(start + step, height))
-                for sink, part in zip(sinks, _outputs(stripe, task), strict=True):
-                    sink.append(part)
-                stop = start + stripe.shape[0]
-                self._advance(n_bytes * stop // height - n_bytes * start // height)
+            for band in column_bands(task):
+                self._band(task, plane, band, sinks)
         finally:
             for sink in sinks:
                 sink.release()
         return [item for sink in sinks for item in sink.written]
 
-    def _rows(self, task: RasterTask) -> Rows:
+    def _band(self, task: RasterTask, plane: int, band: tuple[int, int], sinks: Sequence[PlaneWriter]) -> None:
+        """Stream the rows of one band of columns into the array and its levels."""
+        height, width = task.warp.grid.shape if task.warp else task.source.shape[-2:]
+        share = task.n_bytes // math.prod(task.source.shape[:-2]) * (band[1] - band[0]) // width
+        rows, step = self._rows(task, band), stripe_rows(task)
+        for start in range(0, height, step):
+            if self._stop.is_set():
+                raise _StoppedError
+            stripe = rows.read(plane, start, min(start + step, height))
+            for (factor, _), sink, part in zip(task.outputs, sinks, _outputs(stripe, task), strict=True):
+                sink.put(part, start // factor, band[0] // factor)
+            self._advance(share * min(start + step, height) // height - share * start // height)
+
+    def _rows(self, task: RasterTask, band: tuple[int, int]) -> Rows:
         if task.warp is None:
-            return open_rows(self._objects, self._tree, task.source, lambda key: self._missing(task, key))
+            return open_rows(self._objects, self._tree, task.source, lambda key: self._missing(task, key), band)
         source = BandedArray(self._objects, self._tree, task.source, lambda key: self._missing(task, key))
         return WarpedRows(task.warp, (task.source.shape[0], task.source.shape[1]), source)
 
@@ -242,7 +242,7 @@ class _Conversion:
     def _advance(self, n_bytes: int) -> None:
         with self._lock:
             self._done += n_bytes
-            self._on_progress(self._done, self._plan.n_bytes)
+            self._on_progress(self._done, self._total)
 
     def _write_copies(self) -> list[Written]:
         written = []
@@ -312,7 +312,9 @@ def _receipt(
     import json
 
     files = {item.relative_to(path).as_posix(): item for item in sorted(path.rglob("*")) if item.is_file()}
-    objects = [(key, file.stat().st_size, sha256_of(file)) for key, file in files.items()]
+    with ThreadPoolExecutor(meter.threads) as pool:
+        digests = dict(zip(files, pool.map(sha256_of, files.values()), strict=True))
+    objects = [(key, file.stat().st_size, digests[key]) for key, file in files.items()]
     stated = None
     with suppress(ValueError, KeyError, TypeError):
         stated = json.loads((path / "zarr.json").read_text())["attributes"]["zarrmill"]["tree_sha256"]

@@ -1,0 +1,68 @@
+"""How a raster is cut into blocks of work, and the memory that the work takes: known before it starts.
+
+A raster is read in bands of columns and, in a band, in stripes of rows. Both have fixed sizes, so memory does not grow with the
+product, and whole coarse pixels, source chunks and target chunks, so nothing is read or computed twice.
+"""
+
+import math
+
+import numpy as np
+
+from zarrmill.errors import CapacityError
+from zarrmill.model import RasterTask, StorePlan
+
+STRIPE_ROWS = 252
+"""Rows read at a time, rounded up to a multiple of the coarsest factor: few enough to stay in cache."""
+
+BAND_PX = 10980
+"""Columns read at a time where chunks and factors allow it: the width of a Sentinel-2 tile."""
+
+BASE_BYTES = 150_000_000
+"""Memory of the process beside its workers: interpreter, libraries, metadata, small arrays."""
+
+
+def stripe_rows(task: RasterTask) -> int:
+    """Return the rows of a stripe, a multiple of every factor."""
+    coarsest = max(factor for factor, _ in task.outputs)
+    return math.ceil(STRIPE_ROWS / coarsest) * coarsest
+
+
+def column_bands(task: RasterTask) -> list[tuple[int, int]]:
+    """Return first and last (exclusive) column of each band.
+
+    A band ends where a source chunk, a pixel of the coarsest level and a target chunk end, so it may have to be wider than
+    ``BAND_PX``; an array that is warped is one band.
+    """
+    if task.warp is not None:
+        return [(0, task.warp.grid.shape[1])]
+    width = task.source.shape[-1]
+    cut = [factor * plan.chunks[-1] for factor, plan in task.outputs if plan.shape[-1] > plan.chunks[-1]]
+    unit = math.lcm(task.source.chunks[-1], *(factor for factor, _ in task.outputs), *cut)
+    step = unit * max(1, BAND_PX // unit)
+    return [(left, min(left + step, width)) for left in range(0, width, step)]
+
+
+def task_bytes(task: RasterTask) -> int:
+    """Return the most memory in bytes that one worker needs for a task; source chunks count as if they did not compress."""
+    width = max(right - left for left, right in column_bands(task))
+    itemsize = np.dtype(task.source.dtype).itemsize
+    chunk_y, chunk_x = task.source.chunks[-2:]
+    source = min(chunk_y, task.source.shape[-2]) * math.ceil(width / chunk_x) * chunk_x * itemsize
+    stripe = stripe_rows(task) * width
+    work = stripe * (3 * itemsize + (12 if len(task.outputs) > 1 else 0))  # decoded, copied, averaged: sums and counts
+    chunks = sum(plan.chunks[-2] * (width // factor + plan.chunks[-1]) * itemsize for factor, plan in task.outputs)
+    return source + work + chunks
+
+
+def n_workers(plan: StorePlan, threads: int, memory_mb: int) -> int:
+    """Return how many workers, at most ``threads``, fit into ``memory_mb`` whichever tasks meet.
+
+    Raises: CapacityError: not even one does; the message says how much it takes.
+    """
+    needs = sorted((task_bytes(task) for task in plan.rasters), reverse=True)
+    for n in range(min(threads, max(len(needs), 1)), 0, -1):
+        if BASE_BYTES + sum(needs[:n]) <= memory_mb * 1_000_000:
+            return n
+    need_mb = math.ceil((BASE_BYTES + needs[0]) / 1_000_000)
+    found = f"one worker needs {need_mb} MB, the recipe allows memory_mb {memory_mb}"
+    raise CapacityError(f"{found}; raise memory_mb, or make chunk_px smaller (this makes another store)", kind="memory")
