@@ -1,6 +1,8 @@
 """Settings of the process that a stage runs in."""
 
 import ctypes
+import os
+import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
@@ -16,3 +18,24 @@ def keep_memory() -> None:
     if mallopt is not None:
         for parameter, value in ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, 512 << 20), (_M_ARENA_MAX, 1)):
             mallopt(parameter, value)
+
+
+def pin_threads(n: int) -> None:
+    """Let libraries use at most ``n`` threads of their own: the workers of a stage are its threads.
+
+    zarr and dask would take a pool as wide as the machine, blosc a second one below each worker. What is imported already is
+    told directly, the rest and child processes by environment. BLAS and OpenMP are pinned by Snakemake for each job.
+    """
+    import numcodecs.blosc
+
+    numcodecs.blosc.use_threads = False
+    os.environ |= {
+        "ZARR_THREADING__MAX_WORKERS": str(n),
+        "ZARR_ASYNC__CONCURRENCY": str(2 * n),
+        "DASK_NUM_WORKERS": str(n),
+        "GDAL_NUM_THREADS": str(n),
+    }
+    if "zarr" in sys.modules:
+        sys.modules["zarr"].config.set({"threading.max_workers": n, "async.concurrency": 2 * n})
+    if "dask" in sys.modules:
+        sys.modules["dask"].config.set(num_workers=n)

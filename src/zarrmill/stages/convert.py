@@ -13,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numcodecs.blosc
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,6 +28,7 @@ from zarrmill.core.warp import WarpedRows
 from zarrmill.errors import SourceError, StoreError, ZarrmillError
 from zarrmill.io.measure import Meter
 from zarrmill.io.objects import Objects, local_path
+from zarrmill.io.process import pin_threads
 from zarrmill.io.record import dumps
 from zarrmill.io.source import Rows, open_rows, read_tree, read_whole
 from zarrmill.io.store import (
@@ -63,6 +63,7 @@ def convert(
     Raises: SourceError, CapacityError, StoreError: see ``zarrmill.errors``; the store is then not sealed.
     """
     meter = Meter(attempt=attempt, threads=threads)
+    pin_threads(threads)
     path = _store_place(store_root, product)
     try:
         if is_sealed(path):
@@ -175,7 +176,6 @@ class _Conversion:
 
     def _write_pixels(self, finished: Mapping[str, tuple[Written, ...]]) -> list[Written]:
         """Write every raster, largest first, one worker a raster; the first failure stops the others."""
-        numcodecs.blosc.use_threads = False  # the workers are the threads
         with ThreadPoolExecutor(self._workers) as pool:
             futures = [pool.submit(self._raster, task, finished.get(task.source.path)) for task in self._plan.rasters]
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
