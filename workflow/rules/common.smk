@@ -75,16 +75,12 @@ onstart:
     LOCK.take()
 
 
-onsuccess:
-    write_report()
-
-
 onerror:
     write_report()
 
 
 def write_report():
-    """Write the report of the run, also after failures."""
+    """Write the report of a run that failed; of one that did not the rule ``report`` writes it."""
     if MANIFEST is not None:
         from zarrmill.stages import report as stage
 

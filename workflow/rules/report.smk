@@ -1,4 +1,4 @@
-# The report of the run. It is written at the end of every run, also of a failed one (see onerror in common.smk).
+# The report of the run; of a run that failed, onerror in common.smk writes it.
 
 
 rule report:
