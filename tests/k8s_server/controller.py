@@ -24,6 +24,8 @@ class Controller:
     store: Store
     kubelet: Kubelet
     faults: Faults
+    wait_clock: float = 1.0
+    """How fast time passes for a Job whose pod is never to start, so that deadlines of an hour can be tested."""
     wake: threading.Event = field(default_factory=threading.Event)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -88,10 +90,15 @@ class Controller:
             self._end(job, "Complete", "CompletionsReached", "")
         elif self._is_out_of_tries(job, pods, n_failed):
             self._end(job, "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
-        elif deadline is not None and _age_s(status["startTime"]) >= deadline:
+        elif deadline is not None and self._age_s(job, pods) >= deadline:
             self._end(job, "Failed", "DeadlineExceeded", "Job was active longer than specified deadline")
         else:
             self._fill(job, pods)
+
+    def _age_s(self, job: Object, pods: list[Object]) -> float:
+        faults = [self.kubelet.pods[pod["metadata"]["name"]].fault for pod in pods]
+        waits = any(fault is not None and fault.kind in ("pending", "image") for fault in faults)
+        return _age_s(job["status"]["startTime"]) * (self.wait_clock if waits else 1.0)
 
     def _is_out_of_tries(self, job: Object, pods: list[Object], n_failed: int) -> bool:
         per_index = job["spec"].get("backoffLimitPerIndex")

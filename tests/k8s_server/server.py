@@ -61,6 +61,8 @@ class KubernetesServer:
         self.kubelet = Kubelet(self.store, root, image_env, max_pods, grace_s)
         self.controller = Controller(self.store, self.kubelet, self.faults)
         self.requests: list[Request] = []
+        self.posted: list[Object] = []
+        """Every object that a client created, as it was posted."""
         self.admin = self.access.token(ADMIN)
         root.mkdir(parents=True, exist_ok=True)
         self.certificate = make_certificate(root)
@@ -245,6 +247,7 @@ class _Handler(BaseHTTPRequestHandler):
             return 200, self._delete(kind, namespace, name, query, body)
         posted = yaml.safe_load(body)
         if self.command == "POST":
+            self.server.cluster.posted.append(copy.deepcopy(posted))
             return 201, self._copy(self.server.cluster.create(kind, namespace, posted))
         return 200, self._copy(self._change(kind, namespace, name, posted))
 

@@ -1,0 +1,237 @@
+"""What Snakemake's Kubernetes executor lacks, put around the Kubernetes client that it uses.
+
+Version 0.5.1 of the executor posts Jobs and polls them; these things it does not survive or cannot do, each measured against the
+stand-in of the tests (``tests/integration/test_pods.py`` shows every one with and without this module):
+
+* It reads the log of a failed pod with ``previous``, which a pod that never restarts does not have: the run stops.
+* A status that cannot be read once (connection refused, 429, 500) is never asked for again: the run hangs. So does a Job that
+  was deleted; a submission that fails once ends the run.
+* A second pod of one Job ends the run; a pod that ended before its container began is left behind.
+* Jobs cannot be given a deadline, a priority, labels, an owner or a security context.
+"""
+
+import os
+import shlex
+import string
+from collections.abc import Callable, Mapping
+from functools import wraps
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from zarrmill.errors import ConfigError
+
+EXECUTOR = "snakemake-executor-plugin-kubernetes"
+KNOWN_VERSION = "0.5.1"
+TIMEOUT_S = (10, 60)
+"""Connecting, reading: the client itself waits for ever."""
+MAX_WAIT_S = 30.0
+N_TRIES = 40
+"""Of one request; with growing waits of at most ``MAX_WAIT_S`` about 18 minutes."""
+RETRIED = (429, 500, 502, 503, 504)
+CONTAINER = "snakemake"
+"""Name that the executor gives its container."""
+TARGETS = "zarrmill/targets"
+"""Annotation of a Job: what it makes."""
+
+type Body = dict[str, Any]
+"""A Kubernetes object as JSON: Any, as its keys are the API's."""
+
+_fenced = False
+
+
+def fence_executor(environment: Mapping[str, str] = os.environ) -> None:
+    """Change the Kubernetes client of this process for Snakemake's executor; does nothing the second time.
+
+    Args: environment: ``ZARRMILL_JOB_TEMPLATE`` is a YAML file that is merged into every Job; ``$NAME`` in it is replaced.
+    Raises: ConfigError: the executor has another version than this was written for, or the template cannot be used.
+    """
+    global _fenced
+    if _fenced:
+        return
+    try:
+        found = version(EXECUTOR)
+    except PackageNotFoundError:
+        return
+    if found != KNOWN_VERSION:
+        text = f"{EXECUTOR}: found {found}, expected {KNOWN_VERSION}, which zarrmill.io.pods mends; install that version"
+        raise ConfigError(text, kind="usage")
+    template = read_template(environment)
+    from kubernetes import client
+
+    _patient(client)
+    _reads(client)
+    _writes(client, template)
+    _fenced = True
+
+
+def read_template(environment: Mapping[str, str]) -> Body:
+    """Return what every Job gets, empty without ``ZARRMILL_JOB_TEMPLATE``.
+
+    Raises: ConfigError: the file is missing, is not a mapping, or names a variable that is not set.
+    """
+    import yaml
+
+    path = environment.get("ZARRMILL_JOB_TEMPLATE")
+    if not path:
+        return {}
+    try:
+        template = _substituted(yaml.safe_load(Path(path).read_text()), environment)
+    except KeyError as error:
+        raise ConfigError(f"{path}: variable {error} is not set; set it in the driver's environment", kind="usage") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be used as a Job template: {' '.join(str(error).split())}", kind="usage") from None
+    if not isinstance(template, dict):
+        raise ConfigError(f"{path}: expected keys of a Job, found {type(template).__name__}", kind="usage")
+    return template
+
+
+def merged(body: Any, more: Any) -> Any:
+    """Return ``body`` with ``more``: mappings are merged, lists joined (containers by place), anything else is replaced."""
+    if isinstance(body, dict) and isinstance(more, dict):
+        return {**body, **{key: _merged_key(key, body[key], value) if key in body else value for key, value in more.items()}}
+    return more
+
+
+def targets_of(job: Body) -> list[str]:
+    """Return what the Snakemake command in a Job makes, as ``rule:wildcard=value,...``."""
+    words = shlex.split(job["spec"]["template"]["spec"]["containers"][0]["args"][-1])
+    if "--target-jobs" not in words:
+        return []
+    found = words[words.index("--target-jobs") + 1 :]
+    return found[: next((i for i, word in enumerate(found) if word.startswith("--")), len(found))]
+
+
+def _substituted(value: Any, environment: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _substituted(inner, environment) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_substituted(inner, environment) for inner in value]
+    return string.Template(value).substitute(environment) if isinstance(value, str) else value
+
+
+def _merged_key(key: str, body: Any, more: Any) -> Any:
+    if key == "containers":
+        return [merged(body[0], more[0])]
+    return body + more if isinstance(body, list) and isinstance(more, list) else merged(body, more)
+
+
+def _patient(client: Any) -> None:
+    """Give every request a time limit, and repeat it while the API is away or asks to wait."""
+    import urllib3
+
+    retry = urllib3.Retry(
+        total=N_TRIES,
+        allowed_methods=None,  # any: names are chosen here, so a repeated POST meets its own 409
+        status_forcelist=RETRIED,
+        raise_on_status=False,
+        backoff_factor=0.25,
+        backoff_max=MAX_WAIT_S,
+        backoff_jitter=1.0,
+    )
+    rest = client.rest.RESTClientObject
+    start, request = rest.__init__, rest.request
+
+    @wraps(start)
+    def patient_start(self: Any, configuration: Any, *args: Any, **kwargs: Any) -> None:
+        configuration.retries = retry
+        start(self, configuration, *args, **kwargs)
+
+    @wraps(request)
+    def patient_request(self: Any, *args: Any, **kwargs: Any) -> Any:
+        kwargs["_request_timeout"] = kwargs.get("_request_timeout") or TIMEOUT_S
+        return request(self, *args, **kwargs)
+
+    rest.__init__, rest.request = patient_start, patient_request
+
+
+def _reads(client: Any) -> None:
+    core, batch = client.CoreV1Api, client.BatchV1Api
+    ends: dict[str, str] = {}
+
+    list_pods, read_log = core.list_namespaced_pod, core.read_namespaced_pod_log
+
+    @wraps(list_pods)
+    def one_pod(self: Any, *args: Any, **kwargs: Any) -> Any:
+        found = list_pods(self, *args, **kwargs)
+        found.items = sorted(found.items, key=_usefulness)[-1:]
+        for pod in found.items:
+            ends[pod.metadata.name] = _end_of(client, pod)
+        return found
+
+    @wraps(read_log)
+    def any_log(self: Any, name: str, *args: Any, **kwargs: Any) -> str:
+        kwargs.pop("previous", None)
+        try:
+            text = str(read_log(self, name, *args, **kwargs))
+        except client.ApiException as error:
+            text = f"(no log: {error.reason})"
+        return f"{ends.get(name, 'ended')}\n{text}"
+
+    core.list_namespaced_pod, core.read_namespaced_pod_log = one_pod, any_log
+    # None is what the executor takes for a Job that somebody deleted: it fails, and is tried again.
+    batch.read_namespaced_job_status = _absent_is_none(client, batch.read_namespaced_job_status)
+
+
+def _writes(client: Any, template: Body) -> None:
+    core, batch = client.CoreV1Api, client.BatchV1Api
+    post_job, post_secret = batch.create_namespaced_job, core.create_namespaced_secret
+
+    @wraps(post_job)
+    def whole_job(self: Any, namespace: str, body: Any, **kwargs: Any) -> Any:
+        job: Body = merged(self.api_client.sanitize_for_serialization(body), template)
+        job["metadata"].setdefault("annotations", {})[TARGETS] = " ".join(targets_of(job))
+        return _once(client, post_job, self, namespace, job, **kwargs)
+
+    @wraps(post_secret)
+    def owned_secret(self: Any, namespace: str, body: Any, **kwargs: Any) -> Any:
+        secret: Body = self.api_client.sanitize_for_serialization(body)
+        secret["metadata"] = merged(secret["metadata"], template.get("metadata", {}))
+        return _once(client, post_secret, self, namespace, secret, **kwargs)
+
+    batch.create_namespaced_job, core.create_namespaced_secret = whole_job, owned_secret
+    for api, name in ((core, "delete_namespaced_pod"), (core, "delete_namespaced_secret"), (batch, "delete_namespaced_job")):
+        setattr(api, name, _absent_is_none(client, getattr(api, name)))
+
+
+def _once(client: Any, post: Callable[..., Any], api: Any, namespace: str, body: Body, **kwargs: Any) -> Any:
+    """Post an object with a name of ours; that it is there already means that an earlier try got through."""
+    try:
+        return post(api, namespace, body, **kwargs)
+    except client.ApiException as error:
+        if error.status == 409:
+            return body
+        raise
+
+
+def _absent_is_none(client: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(call)
+    def lenient(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return call(*args, **kwargs)
+        except client.ApiException as error:
+            if error.status == 404:
+                return None
+            raise
+
+    return lenient
+
+
+def _usefulness(pod: Any) -> tuple[int, str]:
+    """Order pods of one Job: the one that tells most of how it went comes last."""
+    rank = {"Succeeded": 3, "Running": 2, "Pending": 1}
+    return rank.get(pod.status.phase, 0), pod.metadata.name
+
+
+def _end_of(client: Any, pod: Any) -> str:
+    """Return how a pod ended, in one line; a pod that ended without a container gets one that says so."""
+    status = pod.status
+    if status.phase == "Failed" and not status.container_statuses:
+        state = client.V1ContainerState(terminated=client.V1ContainerStateTerminated(exit_code=137, reason=status.reason))
+        image = pod.spec.containers[0].image
+        status.container_statuses = [
+            client.V1ContainerStatus(name=CONTAINER, image=image, image_id="", ready=False, restart_count=0, state=state)
+        ]
+    ended = [c.state.terminated for c in status.container_statuses or () if c.state and c.state.terminated]
+    parts = [status.reason, *(f"{end.reason or 'ended'}, exit code {end.exit_code}" for end in ended), status.message]
+    return "pod: " + "; ".join(part for part in parts if part)

@@ -1,0 +1,216 @@
+"""Snakemake's Kubernetes executor with what ``zarrmill.io.pods`` puts around it, while pods and API misbehave."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from k8s_server import KubernetesServer
+from k8s_server.objects import BY_RESOURCE, JOBS, PODS
+
+from zarrmill.errors import ConfigError
+from zarrmill.io import pods
+
+SNAKEFILE = """
+from zarrmill.io.pods import fence_executor
+
+if not config.get("bare"):
+    fence_executor()
+
+
+rule all:
+    input:
+        expand("state/{name}.txt", name=config["names"].split(",")),
+
+
+rule make:
+    output:
+        text="state/{name}.txt",
+    log:
+        "state/logs/{name}.log",
+    resources:
+        mem_mb=lambda wildcards, attempt: 300 * attempt,
+    shell:
+        "echo {wildcards.name} {resources.mem_mb} > {output.text}"
+"""
+
+TEMPLATE = """
+metadata:
+  labels: {app.kubernetes.io/part-of: zarrmill}
+  ownerReferences: [{apiVersion: v1, kind: ConfigMap, name: driver, uid: $DRIVER_UID}]
+spec:
+  activeDeadlineSeconds: 900
+  ttlSecondsAfterFinished: 3600
+  template:
+    spec:
+      priorityClassName: $PRIORITY
+      containers: [{name: snakemake, securityContext: {allowPrivilegeEscalation: false}}]
+"""
+
+
+class Run:
+    """One run of the tiny workflow."""
+
+    def __init__(self, folder: Path, cluster: KubernetesServer, bucket) -> None:
+        self.folder, self.cluster, self.bucket = folder, cluster, bucket
+        folder.mkdir()
+        (folder / "Snakefile").write_text(SNAKEFILE)
+        bucket.put("keep", b"")
+        cluster.kubeconfig(folder / "kubeconfig", cluster.admin, "zarrmill")
+        self.env = {**os.environ, "KUBECONFIG": str(folder / "kubeconfig"), "PYTHONWARNINGS": "ignore"}
+
+    def start(self, names: str, *arguments: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "snakemake", "--executor", "kubernetes", "--kubernetes-namespace", "zarrmill"]
+        command += ["--default-storage-provider", "s3", "--default-storage-prefix", self.bucket.href("run")]
+        command += ["--shared-fs-usage", "none", "--seconds-between-status-checks", "1", "--container-image", "zarrmill"]
+        command += ["--default-resources", "disk_mb=50", "scale=0", "--jobs", "20", "--keep-going"]
+        command += ["--envvars", *(name for name in self.env if name.startswith("AWS_"))]
+        command += ["--config", f"names={names}", *arguments]
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def __call__(self, names: str, *arguments: str) -> tuple[int, str]:
+        process = self.start(names, *arguments)
+        output, _ = process.communicate(timeout=120)
+        return process.returncode, output
+
+    def made(self) -> dict[str, str]:
+        found = self.bucket.contents("run/state/")
+        return {key.removesuffix(".txt"): text.decode().strip() for key, text in found.items() if key.endswith(".txt")}
+
+
+@pytest.fixture
+def run(tmp_path, cluster, s3_bucket):
+    return Run(tmp_path / "work", cluster, s3_bucket)
+
+
+def test_without_it_a_failed_pod_ends_the_run_of_all_others(run):
+    run.cluster.fault("exit", match=r"name=bad\b")
+    code, output = run("bad,slow", "bare=1", "--retries", "1")
+    assert code != 0
+    assert 'previous terminated container \\"snakemake\\"' in output
+    assert "bad" not in run.made()
+
+
+def test_every_job_ends_well_whatever_meets_its_first_pod(run):
+    faults = {
+        "exit": run.cluster.fault("exit", match=r"name=exit\b", code=9),
+        "oom": run.cluster.fault("oom", match=r"name=oom\b", after_s=0.5),
+        "evicted": run.cluster.fault("evicted", match=r"name=evicted\b", after_s=0.5),
+        "early": run.cluster.fault("evicted", match=r"name=early\b"),
+        "pending": run.cluster.fault("pending", match=r"name=pending\b"),
+        "image": run.cluster.fault("image", match=r"name=image\b"),
+        "gone": run.cluster.fault("vanish", match=r"name=gone\b", after_s=0.5),
+        "twice": run.cluster.fault("twice", match=r"name=twice\b"),
+    }
+    template = run.folder / "job.yaml"
+    template.write_text(TEMPLATE)
+    run.cluster.load("{apiVersion: v1, kind: ConfigMap, metadata: {name: driver, namespace: zarrmill}}")
+    owner = run.cluster.store.find(BY_RESOURCE["", "configmaps"])[0]
+    run.env |= {"ZARRMILL_JOB_TEMPLATE": str(template), "PRIORITY": "backfill", "DRIVER_UID": owner["metadata"]["uid"]}
+    run.cluster.kubelet.max_pods = 9
+    run.cluster.controller.wait_clock = 300.0
+    code, output = run(",".join(faults), "--retries", "1")
+    assert code == 0, output
+    assert run.made() == {name: f"{name} {300 if name == 'twice' else 600}" for name in faults}
+    assert [fault.met for fault in faults.values()] == [1] * len(faults)
+    # A Job that ended at its deadline has no pod, and the executor leaves it; it goes after its time or with its owner.
+    assert len(objects_left(run.cluster)) == 2
+    run.cluster.controller.delete(BY_RESOURCE["", "configmaps"], "zarrmill", "driver")
+    assert objects_left(run.cluster) == []
+
+
+def test_requests_that_fail_are_repeated(run):
+    run.cluster.fault("status", match="GET .*/status", code=500, times=3)
+    run.cluster.fault("status", match="POST .*/jobs", code=429)
+    run.cluster.fault("reset", match="GET .*/pods", times=2)
+    run.cluster.fault("reset", match="DELETE")
+    code, output = run("a,b")
+    assert code == 0, output
+    assert run.made() == {"a": "a 300", "b": "b 300"}
+    assert objects_left(run.cluster) == []
+
+
+def test_run_goes_on_after_the_api_was_away(run):
+    process = run.start("a,b")
+    deadline = time.monotonic() + 30
+    while run.cluster.count("create", "jobs", 201) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    with run.cluster.away():
+        time.sleep(6)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert run.made() == {"a": "a 300", "b": "b 300"}
+    assert objects_left(run.cluster) == []
+
+
+def test_failed_pod_leaves_its_log_and_how_it_ended(run):
+    run.cluster.fault("exit", match=r"name=bad\b", code=9, times=None)
+    code, _ = run("bad,good", "--show-failed-logs")
+    assert code == 1
+    assert run.made() == {"good": "good 300"}
+    logs = [path.read_text() for path in run.folder.rglob("kubernetes-logs/*.log")]
+    assert logs == ["pod: Error, exit code 9\nended by the test\n\n"]
+    assert objects_left(run.cluster) == []
+
+
+def test_posted_job_has_what_the_template_says_and_its_targets(run):
+    template = run.folder / "job.yaml"
+    template.write_text(TEMPLATE)
+    run.env |= {"ZARRMILL_JOB_TEMPLATE": str(template), "PRIORITY": "forward", "DRIVER_UID": "0"}
+    code, output = run("a")
+    assert code == 0, output
+    secret, job = run.cluster.posted
+    assert secret["metadata"]["ownerReferences"] == job["metadata"]["ownerReferences"]
+    assert job["metadata"]["labels"] == {"app": "snakemake", "app.kubernetes.io/part-of": "zarrmill"}
+    assert job["metadata"]["annotations"] == {"zarrmill/targets": "make:name=a"}
+    assert job["spec"]["activeDeadlineSeconds"] == 900
+    spec = job["spec"]["template"]["spec"]
+    assert spec["priorityClassName"] == "forward"
+    container = spec["containers"][0]
+    assert container["securityContext"] == {"allowPrivilegeEscalation": False}
+    assert container["resources"] == {
+        "requests": {"cpu": "950m", "memory": "300M", "ephemeral-storage": "50M"},
+        "limits": {"cpu": "1000m", "memory": "300M", "ephemeral-storage": "50M"},
+    }
+
+
+def test_lists_are_joined_and_containers_merged_by_place():
+    body = {"a": 1, "env": [{"name": "A"}], "containers": [{"image": "x", "env": [{"name": "A"}]}]}
+    more = {"a": 2, "env": [{"name": "B"}], "containers": [{"env": [{"name": "B"}]}], "b": {"c": 1}}
+    assert pods.merged(body, more) == {
+        "a": 2,
+        "env": [{"name": "A"}, {"name": "B"}],
+        "containers": [{"image": "x", "env": [{"name": "A"}, {"name": "B"}]}],
+        "b": {"c": 1},
+    }
+
+
+def test_template_with_a_variable_that_is_not_set_is_refused(tmp_path):
+    path = tmp_path / "job.yaml"
+    path.write_text(TEMPLATE)
+    with pytest.raises(ConfigError, match="variable 'DRIVER_UID' is not set"):
+        pods.read_template({"ZARRMILL_JOB_TEMPLATE": str(path)})
+    path.write_text("- a list")
+    with pytest.raises(ConfigError, match="expected keys of a Job, found list"):
+        pods.read_template({"ZARRMILL_JOB_TEMPLATE": str(path)})
+    with pytest.raises(ConfigError, match="No such file"):
+        pods.read_template({"ZARRMILL_JOB_TEMPLATE": str(tmp_path / "none")})
+    assert pods.read_template({}) == {}
+
+
+def test_another_version_of_the_executor_is_refused(monkeypatch):
+    monkeypatch.setattr(pods, "KNOWN_VERSION", "0.5.2")
+    with pytest.raises(ConfigError, match=r"found 0\.5\.1, expected 0\.5\.2"):
+        pods.fence_executor({})
+
+
+def objects_left(cluster: KubernetesServer) -> list[str]:
+    """Secrets, Jobs and Pods that a run left behind."""
+    kinds = (BY_RESOURCE["", "secrets"], PODS, JOBS)
+    return [json.dumps(value["metadata"]) for kind in kinds for value in cluster.store.find(kind)]
