@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ from zarrmill.model import ArrayPlan
 
 _EMPTY = 2**64 - 1
 """Offset and length that mark an absent inner chunk in a shard's index (zarr sharding codec, binary format)."""
+_N_FLUSHES = 32
+"""Flushes at a time: a file system writes what they have in common once."""
 _SHUFFLE = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 
 
@@ -118,13 +121,16 @@ class StoreWriter:
                     os.rmdir(folder)
 
     def seal(self, root: bytes) -> Written:
-        """Flush everything to disk, then write the root ``zarr.json``: from here on the store is a product."""
-        os.sync()
+        """Flush everything to disk, then write the root ``zarr.json``: from here on the store is a product.
+
+        Raises: CapacityError, StoreError: the disk did not take what was written.
+        """
+        with _translated(self.path), ThreadPoolExecutor(_N_FLUSHES) as pool:
+            list(pool.map(_flush, [self.path, *self.path.rglob("*")]))
         written = self.write("zarr.json", root)
         with _translated(self.path):
-            handle = os.open(self.path, os.O_RDONLY)
-            os.fsync(handle)
-            os.close(handle)
+            _flush(self.path / "zarr.json")
+            _flush(self.path)
         return written
 
 
@@ -353,6 +359,15 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 of a file, read in pieces."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file or a folder is on disk; unlike ``os.sync`` this reports errors and waits for nobody else's data."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _try_lock(handle: IO[str]) -> bool:
