@@ -239,7 +239,7 @@ class S3(Endpoint):
     """Time that a connection may be silent."""
     retries: int = Field(6, ge=0, le=20)
     """Further tries of a request that failed in a way that may pass, with growing, random pauses."""
-    lease_s: float = Field(60.0, ge=1)
+    lease_s: float = Field(60.0, ge=2)
     """Time after which another process may go on with a store whose writer has fallen silent."""
 
     def of(self, bucket: str) -> Endpoint:

@@ -261,9 +261,9 @@ def test_unknown_product_type_names_the_supported_ones():
     assert caught.value.code == "ZM-SRC-TYPE"
 
 
-def test_remote_store_root_is_refused(shared_sources):
-    with pytest.raises(StoreError, match="s3://bucket"):
-        run(shared_sources["l2a"], "s3://bucket/stores")
+def test_store_root_that_cannot_be_written_to_is_refused(shared_sources):
+    with pytest.raises(StoreError, match="local folders and to s3://; change store_root"):
+        run(shared_sources["l2a"], "https://data.example.org/stores")
 
 
 def test_full_disk_is_a_capacity_error_and_seals_nothing(shared_sources, tmp_path, monkeypatch):

@@ -57,22 +57,23 @@ def split(href: str) -> tuple[str, str]:
     return parts.netloc, href.split("://", 1)[1].partition("/")[2].strip("/")
 
 
-def client(bucket: str) -> Any:  # boto3 makes its clients at run time
+def client(bucket: str, *, timeout_s: float | None = None, retries: int | None = None) -> Any:  # made by boto3 at run time
     """Return the boto3 client that reaches ``bucket``; shared by the threads of this process."""
-    return _client(os.getpid(), bucket)
+    silent = _settings.timeout_s if timeout_s is None else timeout_s
+    return _client(os.getpid(), bucket, silent, _settings.retries if retries is None else retries)
 
 
 @cache
-def _client(pid: int, bucket: str) -> Any:  # a connection must not be shared with a fork, so the key holds the process
+def _client(pid: int, bucket: str, timeout_s: float, retries: int) -> Any:  # no connection is shared with a fork: hence ``pid``
     import botocore
     from botocore.config import Config
 
     place = _settings.of(bucket)
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": _settings.retries + 1},
+        retries={"mode": "standard", "total_max_attempts": retries + 1},
         s3={"addressing_style": place.addressing},
-        connect_timeout=_settings.connect_timeout_s,
-        read_timeout=_settings.timeout_s,
+        connect_timeout=min(_settings.connect_timeout_s, timeout_s),
+        read_timeout=timeout_s,
         max_pool_connections=_settings.max_concurrency + 4,
         tcp_keepalive=True,
         request_checksum_calculation=_settings.checksums,

@@ -1,8 +1,9 @@
 """Writing a GeoZarr store: shards appended as rows arrive, metadata after the pixels, the root ``zarr.json`` last.
 
-A store without its root ``zarr.json`` is not a product. Every object is written under a name ending in ``.part`` and renamed
-when whole, so nothing torn ever has an object's name. A journal beside the store lists finished arrays with size and sha256
-of their objects; a later attempt with the same name keeps what the journal proves and removes the rest.
+A store without its root ``zarr.json`` is not a product. A journal beside the store lists finished arrays with size and sha256
+of their objects; a later attempt with the same name keeps what the journal proves and removes the rest. ``StoreWriter`` is for
+folders: every object is written under a name ending in ``.part`` and renamed when whole, so nothing torn ever has an object's
+name. ``zarrmill.io.store_bucket`` does the same in a bucket.
 """
 
 import fcntl
@@ -11,12 +12,12 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import google_crc32c
 import numcodecs.blosc
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from zarrmill.config import Codec
 from zarrmill.errors import StoreError
 from zarrmill.io.record import write_error
+from zarrmill.io.written import Written
 from zarrmill.model import ArrayPlan
 
 _EMPTY = 2**64 - 1
@@ -36,22 +38,56 @@ _N_FLUSHES = 32
 _SHUFFLE = {"noshuffle": 0, "shuffle": 1, "bitshuffle": 2}
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """One object of the store."""
+class Sink(Protocol):
+    """One object that grows by appending."""
 
-    key: str
-    n_bytes: int
-    sha256: str
+    @property
+    def n_bytes(self) -> int:
+        """Bytes so far."""
+        ...
+
+    def append(self, data: bytes | memoryview) -> None:
+        """Add ``data`` at the end."""
+        ...
+
+    def close(self) -> Written:
+        """End the object."""
+        ...
+
+    def release(self) -> None:
+        """Let go of an object that will not be finished."""
+        ...
+
+
+class Writer(Protocol):
+    """What writes the objects of one store, wherever it is; see ``StoreWriter`` for what each method promises."""
+
+    href: str
+    codec: Codec
+
+    def is_sealed(self) -> bool: ...
+    def locked(self, wait_s: float = 600.0) -> AbstractContextManager[None]: ...
+    def finished(self) -> dict[str, tuple[Written, ...]]: ...
+    def record(self, source: str, written: Iterable[Written]) -> None: ...
+    def sink(self, key: str) -> Sink: ...
+    def write(self, key: str, data: bytes) -> Written: ...
+    def seal(self, root: bytes, written: Iterable[Written]) -> None: ...
+    def remove_journal(self) -> None: ...
+    def root(self) -> bytes: ...
+    def read_back(self, threads: int) -> list[Written]: ...
 
 
 class StoreWriter:
     """Objects below one local store folder, and the journal beside it."""
 
     def __init__(self, path: Path, codec: Codec) -> None:
-        self.path = path
+        self.path, self.href = path, str(path)
         self.codec = codec
         self.journal = path.with_name(f"{path.name}.journal")
+
+    def is_sealed(self) -> bool:
+        """Return whether the store is a product: its root ``zarr.json`` is there."""
+        return (self.path / "zarr.json").exists()
 
     @contextmanager
     def locked(self, wait_s: float = 600.0) -> Iterator[None]:
@@ -102,9 +138,13 @@ class StoreWriter:
         with _translated(self.journal), self.journal.open("a") as stream:
             stream.write(json.dumps(entry) + "\n")
 
+    def sink(self, key: str) -> Sink:
+        """Begin an object that grows."""
+        return ObjectSink(self.path / key, key)
+
     def write(self, key: str, data: bytes) -> Written:
         """Write one object whole."""
-        sink = ObjectSink(self.path / key, key)
+        sink = self.sink(key)
         sink.append(data)
         return sink.close()
 
@@ -120,18 +160,37 @@ class StoreWriter:
                 if not os.listdir(folder):
                     os.rmdir(folder)
 
-    def seal(self, root: bytes) -> Written:
-        """Flush everything to disk, then write the root ``zarr.json``: from here on the store is a product.
+    def seal(self, root: bytes, written: Iterable[Written]) -> None:
+        """Make sure that the store holds ``written`` and nothing else, then write the root: from here on it is a product.
 
+        Everything is flushed to disk before and after.
         Raises: CapacityError, StoreError: the disk did not take what was written.
         """
+        self.clear(item.key for item in written)
         with _translated(self.path), ThreadPoolExecutor(_N_FLUSHES) as pool:
             list(pool.map(_flush, [self.path, *self.path.rglob("*")]))
-        written = self.write("zarr.json", root)
+        self.write("zarr.json", root)
         with _translated(self.path):
             _flush(self.path / "zarr.json")
             _flush(self.path)
-        return written
+
+    def remove_journal(self) -> None:
+        """Remove the journal of a store that is sealed."""
+        with _translated(self.journal):
+            self.journal.unlink(missing_ok=True)
+
+    def root(self) -> bytes:
+        """Return the root ``zarr.json``."""
+        with _translated(self.path):
+            return (self.path / "zarr.json").read_bytes()
+
+    def read_back(self, threads: int) -> list[Written]:
+        """Return every object that is there now, read whole."""
+        files = sorted(item for item in self.path.rglob("*") if item.is_file())
+        with ThreadPoolExecutor(threads) as pool:
+            digests = list(pool.map(sha256_of, files))
+        keys = (file.relative_to(self.path).as_posix() for file in files)
+        return [Written(key, f.stat().st_size, digest) for key, f, digest in zip(keys, files, digests, strict=True)]
 
 
 class ObjectSink:
@@ -169,7 +228,7 @@ class ObjectSink:
 class PlaneWriter:
     """Writes one ``(y, x)`` plane of an array from blocks of pixels; a chunk is encoded as soon as it is complete."""
 
-    def __init__(self, writer: StoreWriter, plan: ArrayPlan, plane: tuple[int, ...] = ()) -> None:
+    def __init__(self, writer: Writer, plan: ArrayPlan, plane: tuple[int, ...] = ()) -> None:
         self._writer, self._plan, self._plane = writer, plan, plane
         self._chunk_y, self._chunk_x = plan.chunks[-2:]
         self._chunks: dict[tuple[int, int], _Chunk] = {}
@@ -222,7 +281,7 @@ class PlaneWriter:
             sides = [math.ceil(size / chunk) for size, chunk in zip(self._plan.shape[-2:], self._plan.chunks[-2:], strict=True)]
             inside = [min(n, side - i * n) for i, n, side in zip(place, (per_y, per_x), sides, strict=True)]
             key = self._key(*place)
-            self._shards[place] = _ShardSink(self._writer.path / key, key, per_y * per_x, math.prod(inside))
+            self._shards[place] = _ShardSink(lambda: self._writer.sink(key), per_y * per_x, math.prod(inside))
         shard = self._shards[place]
         shard.put((row % per_y) * per_x + column % per_x, data)
         if shard.is_whole:
@@ -244,10 +303,10 @@ class _Chunk:
 class _ShardSink:
     """A shard: inner chunks one after the other, then their index with its checksum (``index_location: end``)."""
 
-    def __init__(self, path: Path, key: str, n_chunks: int, n_inside: int) -> None:
+    def __init__(self, begin: Callable[[], Sink], n_chunks: int, n_inside: int) -> None:
         """``n_chunks`` has the index; ``n_inside`` of them lie in the array."""
-        self._path, self._key, self._n_missing = path, key, n_inside
-        self._sink: ObjectSink | None = None
+        self._begin, self._n_missing = begin, n_inside
+        self._sink: Sink | None = None
         self._index = np.full((n_chunks, 2), _EMPTY, "<u8")
 
     @property
@@ -259,7 +318,7 @@ class _ShardSink:
         """Append a chunk; None is one that holds nothing but the fill value."""
         self._n_missing -= 1
         if data is not None:
-            self._sink = self._sink or ObjectSink(self._path, self._key)
+            self._sink = self._sink or self._begin()
             self._index[position] = (self._sink.n_bytes, len(data))
             self._sink.append(data)
 
@@ -290,7 +349,7 @@ def encode(chunk: NDArray[Any], codec: Codec) -> bytes:
     return bytes(numcodecs.blosc.compress(chunk, codec.cname.encode(), codec.clevel, shuffle, codec.blocksize))
 
 
-def write_small(writer: StoreWriter, plan: ArrayPlan, values: NDArray[Any]) -> list[Written]:
+def write_small(writer: Writer, plan: ArrayPlan, values: NDArray[Any]) -> list[Written]:
     """Write a small array as its single chunk; scalars and text as their metadata says."""
     key = "/".join([plan.path, "c", *("0" for _ in plan.shape)])
     if 0 in plan.shape:

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,14 +33,15 @@ from zarrmill.io.source import Rows, open_rows, read_tree, read_whole
 from zarrmill.io.store import (
     PlaneWriter,
     StoreWriter,
-    Written,
+    Writer,
     array_document,
     group_document,
-    sha256_of,
     tree_digest,
     write_small,
 )
+from zarrmill.io.store_bucket import BucketWriter
 from zarrmill.io.windows import BandedArray
+from zarrmill.io.written import Written
 from zarrmill.model import ConvertReceipt, Finding, Grid, Product, RasterTask, Severity, SourceTree, StorePlan
 
 Progress = Callable[[int, int], None]
@@ -64,23 +64,22 @@ def convert(
     """
     meter = Meter(attempt=attempt, threads=threads)
     pin_threads(threads)
-    path = _store_place(store_root, product)
+    writer = _writer(store_root, product, recipe)
     try:
-        if is_sealed(path):
-            return _receipt(product, recipe, path, meter, findings=(), n_bytes_source=product.n_bytes, adopted=True)
+        if writer.is_sealed():
+            return _receipt(product, recipe, writer, meter, findings=(), n_bytes_source=product.n_bytes, adopted=True)
         objects = Objects(product.href)
         tree = _planned_tree(objects, product, meter)
         plan = plan_store(objects, tree, product.product_type, recipe)
         workers = n_workers(plan, threads, recipe.memory_mb)
         meter.step("plan")
-        writer = StoreWriter(path, recipe.pixels.codec)
         findings: tuple[Finding, ...] = ()
         with writer.locked():
-            adopted = is_sealed(path)  # by a process that was waited for
+            adopted = writer.is_sealed()  # by a process that was waited for
             if not adopted:
                 findings = _Conversion(objects, tree, plan, writer, workers, on_progress).run(product, recipe, meter)
-            writer.journal.unlink(missing_ok=True)
-        return _receipt(product, recipe, path, meter, findings=findings, n_bytes_source=plan.n_bytes, adopted=adopted)
+            writer.remove_journal()
+        return _receipt(product, recipe, writer, meter, findings=findings, n_bytes_source=plan.n_bytes, adopted=adopted)
     except ZarrmillError as error:
         if product.product_id not in error.message:
             error.message = f"{product.product_id}: {error.message}"
@@ -104,16 +103,13 @@ def plan_store(objects: Objects, tree: SourceTree, product_type: str, recipe: Re
     return store_plan(tree, layout, recipe.pixels, grids)
 
 
-def is_sealed(path: Path) -> bool:
-    """Return whether the store at ``path`` is a product: its root ``zarr.json`` is there."""
-    return (path / "zarr.json").exists()
-
-
-def _store_place(store_root: str, product: Product) -> Path:
+def _writer(store_root: str, product: Product, recipe: Recipe) -> Writer:
     root = local_path(store_root)
-    if root is None:
-        raise StoreError(f"{store_root}: stores are written to local folders; give a path", kind="denied")
-    return root / product.store_path
+    if root is not None:
+        return StoreWriter(root / product.store_path, recipe.pixels.codec)
+    if not store_root.startswith("s3://"):
+        raise StoreError(f"{store_root}: stores are written to local folders and to s3://; change store_root", kind="denied")
+    return BucketWriter(f"{store_root.rstrip('/')}/{product.store_path}", recipe.pixels.codec)
 
 
 def _planned_tree(objects: Objects, product: Product, meter: Meter) -> SourceTree:
@@ -150,7 +146,7 @@ class _Conversion:
         objects: Objects,
         tree: SourceTree,
         plan: StorePlan,
-        writer: StoreWriter,
+        writer: Writer,
         workers: int,
         on_progress: Progress | None,
     ) -> None:
@@ -162,7 +158,6 @@ class _Conversion:
     def run(self, product: Product, recipe: Recipe, meter: Meter) -> tuple[Finding, ...]:
         """Write the whole store and seal it; return what was noticed."""
         finished = self._writer.finished()
-        self._writer.clear(item.key for items in finished.values() for item in items)
         written = self._write_pixels(finished)
         meter.step("pixels")
         written += self._write_copies()
@@ -170,7 +165,7 @@ class _Conversion:
         documents = self._documents()
         written += [self._writer.write(f"{path}/zarr.json", _json(node)) for path, node in sorted(documents.items())]
         digest = tree_digest((item.key, item.n_bytes, item.sha256) for item in written)
-        self._writer.seal(_json(self._root(documents, product, recipe, digest)))
+        self._writer.seal(_json(self._root(documents, product, recipe, digest)), written)
         meter.step("seal")
         return tuple(sorted(self._findings, key=lambda finding: (finding.path, finding.code)))
 
@@ -298,7 +293,7 @@ def _json(document: Mapping[str, Any]) -> bytes:
 def _receipt(
     product: Product,
     recipe: Recipe,
-    path: Path,
+    writer: Writer,
     meter: Meter,
     *,
     findings: tuple[Finding, ...],
@@ -311,24 +306,21 @@ def _receipt(
     """
     import json
 
-    files = {item.relative_to(path).as_posix(): item for item in sorted(path.rglob("*")) if item.is_file()}
-    with ThreadPoolExecutor(meter.threads) as pool:
-        digests = dict(zip(files, pool.map(sha256_of, files.values()), strict=True))
-    objects = [(key, file.stat().st_size, digests[key]) for key, file in files.items()]
+    objects = [(item.key, item.n_bytes, item.sha256) for item in writer.read_back(meter.threads)]
     stated = None
     with suppress(ValueError, KeyError, TypeError):
-        stated = json.loads((path / "zarr.json").read_text())["attributes"]["zarrmill"]["tree_sha256"]
+        stated = json.loads(writer.root())["attributes"]["zarrmill"]["tree_sha256"]
     digest = tree_digest(objects)
     if stated != digest:
         raise StoreError(
-            f"{path}: objects give digest {digest[:12]}, the sealed root holds {str(stated)[:12]}; "
+            f"{writer.href}: objects give digest {digest[:12]}, the sealed root holds {str(stated)[:12]}; "
             "move this store away, then run again",
             kind="damaged" if adopted else "lost",
         )
     meter.step("read-back")
     return ConvertReceipt(
         product=product,
-        store=str(path),
+        store=writer.href,
         recipe_digest=recipe.pixels.digest(),
         tree_sha256=digest,
         root_sha256=next(sha for key, _, sha in objects if key == "zarr.json"),
