@@ -89,7 +89,7 @@ class Workspace:
 
     @property
     def state(self) -> State:
-        return State.of(self.settings, self.path)
+        return State(self.path / self.settings.run_root)
 
     @property
     def products(self) -> tuple[Product, ...]:

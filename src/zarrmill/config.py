@@ -90,9 +90,10 @@ class Validation(_Model):
     """What ``validate`` looks at and what it lets pass."""
 
     depth: Literal["full", "sampled", "structure"] = "full"
-    """``full`` compares every pixel of every level, ``sampled`` a seeded share of the blocks, ``structure`` none."""
+    """``full`` compares every pixel of every level, verifies the digest of all objects, asks zarr-python and the readers too;
+    ``sampled`` compares a seeded share of the rows, ``structure`` none."""
     sample_share: float = Field(0.05, gt=0, le=1)
-    """Share of blocks of each array that ``sampled`` compares; at least one block an array."""
+    """Share of the rows of each array that ``sampled`` compares, in stripes; at least one stripe an array."""
     accept: Literal["PASS", "WARN"] = "WARN"
     """Lowest verdict that counts as valid."""
     max_objects: int = Field(450, ge=1)
@@ -107,7 +108,7 @@ class Validation(_Model):
         "rio-tiler",
         "rasterio",
     )
-    """Independent readers that must open the store."""
+    """Independent readers that must open the store; asked at depth ``full`` only, for they take longer than a sample does."""
 
 
 class Item(_Model):
@@ -251,9 +252,9 @@ class Settings(_Model):
     """One run: where the sources are, where results go, which recipes serve which product types."""
 
     run: Name = "demo"
-    """Name of the run."""
+    """Name of the run; its state lives in ``<state_root>/<run>``."""
     state_root: str = "results"
-    """Folder or ``s3://bucket/prefix`` where manifests, records and reports go; a run's is ``<state_root>/<run>``."""
+    """Where manifests, records and reports go."""
     store_root: str = "results/stores"
     """Folder or ``s3://bucket/prefix`` where stores go; shared by runs."""
     s3: S3 = S3()
@@ -278,13 +279,10 @@ class Settings(_Model):
     def _store_root(cls, value: str) -> str:
         return _address(value)
 
-    @field_validator("state_root")
-    @classmethod
-    def _state_root(cls, value: str) -> str:
-        scheme, separator, rest = _address(value).partition("://")
-        if separator and (scheme not in ("file", "s3") or not rest.strip("/")):
-            raise ValueError("state is kept on disk or below s3://bucket")
-        return value
+    @property
+    def run_root(self) -> Path:
+        """Folder of this run's state."""
+        return Path(self.state_root) / self.run
 
 
 def load_settings(path: Path, overrides: Mapping[str, Any] | None = None) -> Settings:

@@ -6,12 +6,10 @@ rule report:
         receipts=targets("convert"),
         reports=targets("validate"),
         stac_items=targets("stac"),
-        catalog=f"{ROOT}/catalog/catalog.json",
+        catalog=STATE.catalog / "catalog.json",
     output:
-        report=report(
-            f"{ROOT}/report/index.html", category="run", caption="../report/run.rst"
-        ),
-        summary=f"{ROOT}/summary.json",
+        report=report(STATE.report, category="run", caption="../report/run.rst"),
+        summary=STATE.summary,
     log:
         text=f"{ROOT}/logs/report.log",
     benchmark:

@@ -1,6 +1,7 @@
 """Entry point of the rule ``convert``."""
 
-from zarrmill.io.places import place_of
+from pathlib import Path
+
 from zarrmill.io.record import write_record
 from zarrmill.job import product_job
 
@@ -16,4 +17,4 @@ if __name__ == "__main__" and "snakemake" in globals():
             attempt=job.attempt,
             on_progress=job.tick,
         )
-        write_record(receipt, place_of(snakemake.output.receipt))
+        write_record(receipt, Path(snakemake.output.receipt))
