@@ -159,6 +159,20 @@ def average(stripe: Pixels, factors: list[int]) -> dict[int, Pixels]:
     return levels
 
 
+def mode(stripe: Pixels, factors: list[int]) -> dict[int, Pixels]:
+    """Return the most frequent class of each block, 0 only where it is alone, of equally frequent ones the smallest."""
+    levels = {factor: np.zeros([size // factor for size in stripe.shape], stripe.dtype) for factor in factors}
+    most = {factor: np.zeros(level.shape, np.uint32) for factor, level in levels.items()}
+    for value in range(1, int(stripe.max()) + 1):
+        counts = {1: (stripe == value).view(np.uint8)}
+        for factor in factors if counts[1].any() else ():
+            parent = max(known for known in counts if factor % known == 0)
+            counts[factor] = fold(counts[parent], factor // parent)
+            ahead = counts[factor] > most[factor]
+            levels[factor][ahead], most[factor][ahead] = value, counts[factor][ahead]
+    return levels
+
+
 def fold(values: Pixels, factor: int) -> Pixels:
     """Return the sum of each block as uint32."""
     rows = np.add(values[0::factor], values[1::factor], dtype=np.uint32)
@@ -168,6 +182,10 @@ def fold(values: Pixels, factor: int) -> Pixels:
     for offset in range(2, factor):
         out += rows[:, offset::factor]
     return out
+
+
+RULES = {"average": average, "mode": mode}
+"""How levels of the shipped recipe are made."""
 
 
 def raster(source: Path, target: Path, task: dict[str, Any], codec: dict[str, Any]) -> None:
@@ -193,7 +211,7 @@ def raster(source: Path, target: Path, task: dict[str, Any], codec: dict[str, An
                 place[:] = column.rows(at - loaded * chunk_y, end - loaded * chunk_y)[:, : place.shape[1]]
             at = end
         rows = stripe[: stop - start]
-        levels = average(rows, factors) if factors else {}
+        levels = RULES[task["rule"]](rows, factors) if factors else {}
         for factor, output in outputs.items():
             output.append(rows if factor == 1 else levels[factor])
 

@@ -45,6 +45,7 @@ def layout(source: str, target: str) -> Answer:
     rasters = [
         {
             "source": task.source.path,
+            "rule": task.rule,
             "dtype": task.source.dtype,
             "shape": task.source.shape,
             "chunks": task.source.chunks,

@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,14 @@ CHUNK_PX, SHARD_PX = 15, 90
 MULTISCALES = "measurements/reflectance"
 SCL_WORDS = "none saturated dark shadow vegetation bare water unclassified cloud_medium cloud_high cirrus snow"
 SOURCE_BANDS = {"r10m": ("b02", "b08"), "r20m": ("b02", "b05"), "r60m": ("b02", "b05")}
+MAPS = {
+    "conditions/mask/detector_footprint": "nearest",
+    "conditions/mask/l2a_classification": "mode",
+    "quality/atmosphere": "average",
+    "quality/mask": "or",
+    "quality/probability": "average",
+}
+"""Groups of maps with levels, and how those are made; 0 is no data in the atmosphere, zero percent in the probabilities."""
 Pixels = NDArray[Any]
 
 
@@ -77,8 +86,9 @@ def _band(seed: int, size: int) -> Pixels:
     return pixels
 
 
+@cache
 def source_arrays() -> dict[str, Pixels]:
-    """Values of every array of the product by path."""
+    """Values of every array of the product by path; shared, not to be changed."""
     arrays: dict[str, Pixels] = {}
     for level, bands in SOURCE_BANDS.items():
         n = SIZE_PX // LEVELS[level]
@@ -87,6 +97,11 @@ def source_arrays() -> dict[str, Pixels]:
     rng = np.random.default_rng(5)
     arrays["conditions/mask/l2a_classification/r20m/scl"] = rng.integers(0, 12, (90, 90)).astype(np.uint8)
     arrays["quality/mask/r10m/b02"] = (1 << rng.integers(0, 8, (180, 180))).astype(np.uint8)
+    arrays["quality/mask/r20m/b05"] = (1 << rng.integers(0, 8, (90, 90))).astype(np.uint8)
+    arrays["quality/probability/r20m/cld"] = rng.choice(np.array([0, 0, 1, 50, 100], np.uint8), (90, 90))
+    arrays["quality/atmosphere/r20m/aot"] = _band(77, 90)
+    arrays["quality/atmosphere/r60m/aot"] = _band(78, 30)
+    arrays["conditions/mask/detector_footprint/r60m/b09"] = rng.integers(0, 13, (30, 30)).astype(np.uint8)
     arrays["quality/l2a_quicklook/r10m/tci"] = rng.integers(0, 255, (3, 180, 180)).astype(np.uint8)
     arrays["conditions/geometry/band"] = np.array(["b01", "b02", "b8a"])
     arrays["conditions/geometry/mean_sun_angles"] = np.array([30.5, np.nan])
@@ -95,6 +110,8 @@ def source_arrays() -> dict[str, Pixels]:
         for axis, (origin, step) in {"x": (ORIGIN[0], size_m), "y": (ORIGIN[1], -size_m)}.items():
             centres = origin + step * (np.arange(SIZE_PX * 10 // size_m) + 0.5)
             arrays[f"{group}/{axis}"] = centres.astype(np.int64)
+    for pixels in arrays.values():
+        pixels.flags.writeable = False
     return arrays
 
 
@@ -145,7 +162,7 @@ def bbox() -> list[float]:
     return [ORIGIN[0], ORIGIN[1] - SIZE_PX * 10, ORIGIN[0] + SIZE_PX * 10, ORIGIN[1]]
 
 
-def layout(levels: dict[str, int]) -> list[dict[str, Any]]:
+def layout(levels: dict[str, int], method: str = "average") -> list[dict[str, Any]]:
     """Layout entries, each derived from the one before."""
     entries: list[dict[str, Any]] = []
     for name, factor in levels.items():
@@ -153,39 +170,59 @@ def layout(levels: dict[str, int]) -> list[dict[str, Any]]:
         scale = factor / levels[entries[-1]["asset"]] if entries else 1.0
         entry: dict[str, Any] = {"asset": name, "transform": {"scale": [scale] * 2, "translation": [0.0, 0.0]}}
         if entries:
-            entry |= {"derived_from": entries[-1]["asset"], "resampling_method": "average"}
+            entry |= {"derived_from": entries[-1]["asset"], "resampling_method": method}
         entries.append(entry | {key: attributes[key] for key in ("spatial:shape", "spatial:transform")})
     return entries
 
 
+def map_levels(group: str) -> dict[str, int]:
+    """Levels of a group of maps: those from its finest on."""
+    finest = min(LEVELS[path.split("/")[-2]] for path, pixels in source_arrays().items() if _in(group, path, pixels))
+    return {name: factor for name, factor in LEVELS.items() if factor >= finest}
+
+
+def _in(group: str, path: str, pixels: Pixels) -> bool:
+    return pixels.ndim == 2 and path.rpartition("/")[0].rpartition("/")[0] == group
+
+
+@cache
+def made_of() -> dict[str, tuple[str, str, int]]:
+    """Path of each level that is computed to what it is made from, how, and by which factor."""
+    given = source_arrays()
+    made = {}
+    for group, rule in ({MULTISCALES: "average"} | MAPS).items():
+        for name in {path.rpartition("/")[2] for path, pixels in given.items() if _in(group, path, pixels)}:
+            finest = next(level for level in LEVELS if f"{group}/{level}/{name}" in given)
+            for level, factor in LEVELS.items():
+                path = f"{group}/{level}/{name}"
+                if factor > LEVELS[finest] and path not in given:
+                    made[path] = (f"{group}/{finest}/{name}", rule, factor // LEVELS[finest])
+    return made
+
+
+@cache
 def target_arrays() -> dict[str, Pixels]:
-    """Values that the store must have by path: source arrays without quick-look, and every band on every coarser level."""
+    """Values that the store must have by path: source arrays without quick-look, and every raster on every coarser level."""
     arrays = {path: v for path, v in source_arrays().items() if "quicklook" not in path and path[-2:] not in ("/x", "/y")}
-    for band, finest in {"b02": "r10m", "b05": "r20m", "b08": "r10m"}.items():
-        base = arrays[f"{MULTISCALES}/{finest}/{band}"]
-        for level, factor in LEVELS.items():
-            path = f"{MULTISCALES}/{level}/{band}"
-            if factor > LEVELS[finest] and path not in arrays:
-                arrays[path] = slow_level(base, factor // LEVELS[finest], "average")
+    for path, (origin, rule, factor) in made_of().items():
+        arrays[path] = slow_level(arrays[origin], factor, rule, nodata="probability" not in path)
     return arrays
 
 
 def _attributes(path: str, pixels: Pixels) -> dict[str, Any]:
     if pixels.ndim < 2:
         return {}
+    origin, rule, _ = made_of().get(path, ("", "", 1))
+    attributes = {"grid_mapping": "spatial_ref"} | ({"derived_from": origin, "resampling_method": rule} if origin else {})
     if path.startswith(MULTISCALES):
-        return {
-            "scale_factor": 1e-4,
-            "add_offset": -0.1,
-            "_FillValue": 0,
-            "units": "1",
-            "standard_name": "surface_bidirectional_reflectance",
-            "grid_mapping": "spatial_ref",
-        }
+        cf = {"scale_factor": 1e-4, "add_offset": -0.1, "_FillValue": 0, "units": "1"}
+        return attributes | cf | {"standard_name": "surface_bidirectional_reflectance"}
     if path.endswith("/scl"):
-        return {"flag_values": list(range(12)), "flag_meanings": SCL_WORDS, "grid_mapping": "spatial_ref"}
-    words = " ".join(f"bit{i}" for i in range(8))
-    return {"flag_masks": [1 << bit for bit in range(8)], "flag_meanings": words, "grid_mapping": "spatial_ref"}
+        return attributes | {"flag_values": list(range(12)), "flag_meanings": SCL_WORDS}
+    if path.startswith("quality/mask"):
+        words = " ".join(f"bit{i}" for i in range(8))
+        return attributes | {"flag_masks": [1 << bit for bit in range(8)], "flag_meanings": words}
+    return attributes | ({"_FillValue": 0} if "atmosphere" in path else {})
 
 
 def write_store(path: Path, *, sharded: bool = True, ours: bool = True) -> Path:
@@ -198,15 +235,16 @@ def write_store(path: Path, *, sharded: bool = True, ours: bool = True) -> Path:
     for group in sorted(level_groups):
         _write_georeference(root, group)
     west, south, east, north = Transformer.from_crs(EPSG, 4326, always_xy=True).transform_bounds(*bbox())
-    root[MULTISCALES].attrs.update(
-        {
-            "zarr_conventions": [MULTI, SPATIAL, PROJ],
-            "multiscales": {"layout": layout(LEVELS), "resampling_method": "average"},
-            "spatial:dimensions": ["y", "x"],
-            "spatial:bbox": bbox(),
-            "proj:code": f"EPSG:{EPSG}",
-        }
-    )
+    for group, method in ({MULTISCALES: "average"} | MAPS).items():
+        root[group].attrs.update(
+            {
+                "zarr_conventions": [MULTI, SPATIAL, PROJ],
+                "multiscales": {"layout": layout(map_levels(group), method), "resampling_method": method},
+                "spatial:dimensions": ["y", "x"],
+                "spatial:bbox": bbox(),
+                "proj:code": f"EPSG:{EPSG}",
+            }
+        )
     root.attrs.update(
         {
             "zarr_conventions": [SPATIAL, PROJ],
@@ -296,8 +334,9 @@ def tree_sha256(store: Path) -> str:
 
 def seal(store: Path) -> None:
     """Consolidate multiscales group and root anew, and renew the digest of a stamped store."""
-    if (store / MULTISCALES / "zarr.json").exists():
-        consolidate(store, MULTISCALES)
+    for group in (MULTISCALES, *MAPS):
+        if (store / group / "zarr.json").exists():
+            consolidate(store, group)
     consolidate(store, "")
     stamp = {"tree_sha256": tree_sha256(store)}
 

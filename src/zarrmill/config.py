@@ -60,6 +60,10 @@ class Pixels(_Model):
 
     levels_m: tuple[int, ...] = (10, 20, 60, 120, 360)
     """Pixel sizes of the levels in metres, fine to coarse; a level that does not divide the extent exactly is left out."""
+    overviews: tuple[str, ...] = ()
+    """Groups of maps beside the measurements (shell patterns on their path, as ``quality/*``) that get every level of
+    ``levels_m`` coarser than their finest: classes by the most frequent one, bit masks by union, probabilities and atmosphere
+    by mean, detector footprints by nearest."""
     chunk_px: int = Field(915, ge=1, le=8192)
     """Edge of an inner chunk in pixels."""
     shard_px: int | None = Field(5490, ge=1)
@@ -90,10 +94,9 @@ class Validation(_Model):
     """What ``validate`` looks at and what it lets pass."""
 
     depth: Literal["full", "sampled", "structure"] = "full"
-    """``full`` compares every pixel of every level, verifies the digest of all objects, asks zarr-python and the readers too;
-    ``sampled`` compares a seeded share of the rows, ``structure`` none."""
+    """``full`` compares every pixel of every level, ``sampled`` a seeded share of the blocks, ``structure`` none."""
     sample_share: float = Field(0.05, gt=0, le=1)
-    """Share of the rows of each array that ``sampled`` compares, in stripes; at least one stripe an array."""
+    """Share of blocks of each array that ``sampled`` compares; at least one block an array."""
     accept: Literal["PASS", "WARN"] = "WARN"
     """Lowest verdict that counts as valid."""
     max_objects: int = Field(450, ge=1)
@@ -108,7 +111,7 @@ class Validation(_Model):
         "rio-tiler",
         "rasterio",
     )
-    """Independent readers that must open the store; asked at depth ``full`` only, for they take longer than a sample does."""
+    """Independent readers that must open the store."""
 
 
 class Item(_Model):

@@ -325,6 +325,8 @@ class RasterTask:
     """Factor (1 copies) and target, fine to coarse; factors divide each other and the source's shape."""
     mandatory: bool
     """Whether a missing chunk is an error instead of a finding."""
+    nodata: int | None
+    """Stored value that counts for nothing in a mean of integers; None when every value counts."""
     warp: Warp | None = None
     """Resamples the source onto a map grid first; factors then count from that grid."""
 

@@ -22,7 +22,10 @@ FINE, COARSE = f"{MS}/r10m", f"{MS}/r360m"
 B02, B08 = f"{FINE}/b02", f"{FINE}/b08"
 SCL = "conditions/mask/l2a_classification/r20m/scl"
 MASK = "quality/mask/r10m/b02"
+SCL_60 = "conditions/mask/l2a_classification/r60m/scl"
+CLOUD_60 = "quality/probability/r60m/cld"
 Change = Callable[[Path], Any]
+PIXELS = Pixels(chunk_px=15, shard_px=90, overviews=("conditions/mask/*", "quality/*"))
 NO_READERS = Validation(readers=())
 METADATA_ONLY = Validation(readers=(), depth="structure")
 
@@ -39,7 +42,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
 
 
 def run(store: Path, source: Path | None, validation: Validation = NO_READERS) -> ValidationReport:
-    recipe = Recipe(name="t", product_types=("S02MSIL2A",), pixels=Pixels(chunk_px=15, shard_px=90), validation=validation)
+    recipe = Recipe(name="t", product_types=("S02MSIL2A",), pixels=PIXELS, validation=validation)
     return validate(str(store), source=str(source) if source else None, recipe=recipe)
 
 
@@ -56,10 +59,14 @@ def document(node: str, change: Callable[[dict[str, Any]], Any]) -> Change:
 
 
 def entry(index: int, **values: Any) -> Change:
+    return map_entry(MS, index, **values)
+
+
+def map_entry(group: str, index: int, **values: Any) -> Change:
     def change(node: dict[str, Any]) -> None:
         node["attributes"]["multiscales"]["layout"][index].update({k.replace("__", ":"): v for k, v in values.items()})
 
-    return document(MS, change)
+    return document(group, change)
 
 
 def declared(node: str, index: int, **values: Any) -> Change:
@@ -141,6 +148,36 @@ def mean_of_means(_: ref.Pixels) -> ref.Pixels:
     return ref.slow_level(ref.slow_level(ref.source_arrays()[B08], 2, "average"), 3, "average")
 
 
+def by_cell(path: str, value: Callable[[list[int]], int]) -> Change:
+    """Replace a computed level by ``value`` of the pixels below each cell."""
+    origin, _, factor = ref.made_of()[path]
+    base = ref.source_arrays()[origin]
+    cells = base.reshape(base.shape[0] // factor, factor, base.shape[1] // factor, factor).swapaxes(1, 2)
+    made = np.array([[value(cell.ravel().tolist()) for cell in row] for row in cells])
+    assert (made != ref.target_arrays()[path]).any(), "the defect makes no difference here"
+    return pixels(path, lambda found: made.astype(found.dtype))
+
+
+def level_of_a_level(path: str, finer: str) -> Change:
+    """Compute a level from ``finer`` instead of the source."""
+    _, rule, factor = ref.made_of()[path]
+    _, _, step = ref.made_of()[finer]
+    return pixels(path, lambda _: ref.slow_level(ref.target_arrays()[finer], factor // step, rule, nodata=False))
+
+
+def without_levels(group: str) -> Change:
+    """Take the layout off a group of maps, and every level that the source does not have."""
+
+    def change(store: Path) -> None:
+        node = json.loads((store / group / "zarr.json").read_text())
+        ref.edit(store, group, lambda d: (d.update(attributes={}), d.pop("consolidated_metadata")))
+        for entry in node["attributes"]["multiscales"]["layout"]:
+            if not any(path.startswith(f"{group}/{entry['asset']}/") for path in ref.source_arrays()):
+                shutil.rmtree(store / group / entry["asset"])
+
+    return change
+
+
 def swap_axes(store: Path) -> None:
     array = np.asarray(zarr.open_array(store, path=B02, mode="r")[...])
     ref.rewrite(store, B02, lambda _: array.T)
@@ -218,7 +255,11 @@ RESEALED: list[tuple[str, Change]] = [
     ("arrays.stale_attribute", attributes(B02, units="digital_counts")),
     ("arrays.scale", attributes(B02, scale_factor=1e-3)),
     ("arrays.scale", without(f"{COARSE}/b08", "add_offset")),
+    ("arrays.derived_from", attributes(SCL_60, derived_from="conditions/mask/l2a_classification/r10m/scl")),
+    ("arrays.derived_from", attributes(f"{COARSE}/b08", resampling_method="nearest")),
+    ("arrays.derived_from", without(CLOUD_60, "derived_from")),
     ("arrays.flags", without(SCL, "flag_values")),
+    ("arrays.flags", without(SCL_60, "flag_meanings")),
     ("arrays.flags", attributes(MASK, **BIT)),
     ("conventions.uuid", declared(FINE, 0, uuid=None)),
     ("conventions.uuid", declared(FINE, 1, uuid="7cbe5d2b-0000-4000-8000-000000000000")),
@@ -242,7 +283,11 @@ RESEALED: list[tuple[str, Change]] = [
     ("layout.transform", entry(1, spatial__transform=HALF)),
     ("layout.extent", entry(1, spatial__transform=HALF)),
     ("layout.band_missing", remove(f"{MS}/r120m/b08")),
+    ("layout.band_missing", remove("quality/mask/r360m/b05")),
     ("layout.levels", drop_from_layout),
+    ("layout.levels", without_levels("quality/probability")),
+    ("layout.resampling", map_entry("conditions/mask/l2a_classification", 1, resampling_method="average")),
+    ("layout.resampling", attributes("quality/mask", multiscales={"layout": ref.layout(ref.LEVELS), "resampling_method": "or"})),
     ("layout.coarsest", entry(4, spatial__shape=[1025, 5])),
     ("layout.arrays_in_group", add_array(f"{MS}/b99")),
     ("georef.missing", without(FINE, "spatial:registration")),
@@ -272,6 +317,16 @@ RESEALED: list[tuple[str, Change]] = [
     ("values.level", pixels(f"{MS}/r20m/b08", truncated_mean)),
     ("values.level", pixels(f"{MS}/r60m/b08", mean_of_means)),
     ("values.level", pixels(f"{COARSE}/b05", at((4, 4), 1))),
+    ("values.level", by_cell(SCL_60, lambda cell: max(range(1, 12), key=lambda value: (cell.count(value), value)))),
+    ("values.level", by_cell(SCL_60, lambda cell: max(range(12), key=lambda value: (cell.count(value), -value)))),
+    ("values.level", by_cell(SCL_60, lambda cell: cell[0])),
+    ("values.level", level_of_a_level("conditions/mask/l2a_classification/r120m/scl", SCL_60)),
+    ("values.level", by_cell("quality/mask/r20m/b02", max)),
+    ("values.level", by_cell("quality/mask/r20m/b02", lambda cell: cell[3])),
+    ("values.level", by_cell(CLOUD_60, lambda cell: round(sum(cell) / max(1, len([v for v in cell if v]))))),
+    ("values.level", by_cell(CLOUD_60, lambda cell: sum(cell) // len(cell))),
+    ("values.level", by_cell("quality/atmosphere/r120m/aot", lambda cell: round(sum(cell) / len(cell)))),
+    ("values.level", by_cell("conditions/mask/detector_footprint/r120m/b09", lambda cell: cell[0])),
     ("values.undecodable", flip(f"{B02}/c/0/0", -1)),
     ("values.undecodable", put(f"{B02}/c/0/0", b"far too short")),
 ]
@@ -393,7 +448,7 @@ def test_reader_that_sees_something_else_is_told(
     shutil.copytree(stores[sharded], store)
     change(store)
     ref.seal(store)
-    report = run(store, None, Validation.model_validate({"readers": (name,)}))
+    report = run(store, None, Validation.model_validate({"readers": (name,), "depth": "structure"}))
     assert report.readers[name].startswith("failed: ")
     check(f"readers.{name}", report)
 
@@ -442,6 +497,6 @@ def paths(value: Any, prefix: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 def test_expected_level_of_floats_is_not_a_number_where_nothing_is_valid() -> None:
     layers = {0: np.array([[3.0, 0.0]]), 1: np.array([[2, 0]])}
-    found = expected(layers, "average", np.dtype("float32"))
+    found = expected(layers, "average", np.dtype("float32"), 0)
     assert found[0, 0] == 1.5
     assert np.isnan(found[0, 1])

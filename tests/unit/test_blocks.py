@@ -29,7 +29,7 @@ def task(size: int, source_chunk: int, factors=(1, 2, 6, 12, 36), chunk_px: int 
         outputs.append(
             (factor, ArrayPlan(f"a{factor}", shape, dtype, chunks, shard_shape(shape, chunks, 5490), ("y", "x"), 0, {}))
         )
-    return RasterTask(source, "average", tuple(outputs), True)
+    return RasterTask(source, "average", tuple(outputs), True, 0)
 
 
 def plan(*tasks: RasterTask) -> StorePlan:

@@ -427,6 +427,20 @@ def test_scale_is_not_invented(tmp_path: Path) -> None:
     assert not {"raster:scale", "raster:offset", "nodata", "unit"} & set(band)
 
 
+def test_map_with_overviews_has_an_asset_for_its_levels_beside_the_finest(tmp_path: Path) -> None:
+    root, path = store_root(RGB_LEVELS), "conditions/mask/l2a_classification"
+    nodes = root["consolidated_metadata"]["metadata"]
+    nodes |= {path: node(), f"{path}/r20m": node(), f"{path}/r20m/scl": node([180, 180])}
+    assert "SCL" not in build_item(inputs(tmp_path, root))["assets"]
+    nodes[path]["attributes"]["multiscales"] = {"layout": [{"asset": "r20m"}]}
+    item = build_item(inputs(tmp_path, root))
+    levels, finest = item["assets"]["SCL"], item["assets"]["SCL_20m"]
+    assert (levels["href"], finest["href"]) == (f"../store.zarr/{path}", f"../store.zarr/{path}/r20m")
+    assert levels["type"] == "application/vnd.zarr; version=3; profile=multiscales"
+    assert levels["bands"] == finest["bands"]
+    assert broken_rules(item) == []
+
+
 def test_bucket_behind_a_public_address_becomes_an_alternate(tmp_path: Path) -> None:
     place = Place("https://data.example.org/a.zarr", alternate="s3://bucket/a.zarr")
     scheme = {"type": "custom-s3", "platform": "https://s3.example.org", "bucket": "bucket"}

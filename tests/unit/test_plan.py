@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from stac_server import Item, eopf_item, product_id, write_source
 
-from zarrmill.config import Pixels, Recipe, Settings, Source
+from zarrmill.config import Pixels, Recipe, Settings, Source, load_recipe
 from zarrmill.core.entries import entry_of_item, entry_of_row, type_of_name
 from zarrmill.core.estimate import SourceArray, SourceTree, estimate, n_data_objects, read_tree, seconds
 from zarrmill.core.planned import PlanResult
@@ -593,20 +593,41 @@ class TestEstimates:
             SourceArray(f"{group}/y", (180,), 8),
         )
         size = estimate(SourceTree(2, frozenset(), arrays), Pixels(levels_m=(10, 20, 70)))
-        # r10m and r20m (70 m does not divide 1800 m): b02, x, y, spatial_ref each; five groups with the root.
-        assert size.n_objects == 2 * 4 * 2 + 5
+        # r10m and r20m (70 m does not divide 1800 m): b02, x, y with one object each, spatial_ref with none; five groups.
+        assert size.n_objects == 2 * (3 * 2 + 1) + 5
         assert size.n_bytes == 180 * 180 * 2 + 2 * 180 * 8
 
+    def test_maps_with_overviews_are_counted_by_hand(self) -> None:
+        arrays = tuple(
+            SourceArray(f"quality/{group}/{name}", shape, 1)
+            for group, size in (("mask/r10m", 180), ("mask/r60m", 30), ("probability/r20m", 90))
+            for name, shape in (("a" if size > 30 else "b", (size, size)), ("x", (size,)), ("y", (size,)))
+        )
+        pixels = Pixels(levels_m=(10, 20), overviews=("quality/mask",))
+        size = estimate(SourceTree(2, frozenset(), arrays), pixels)
+        # Mask: a on r10m, r20m and on r60m, where the source has b; probability stays as it is. x, y, spatial_ref on each of four
+        # levels, eight groups with the root.
+        assert size.n_objects == 2 * (3 + 1) + 2 * 1 + 4 * (2 + 2 + 1) + 8
+
     @pytest.mark.parametrize(
-        ("pattern", "n_objects", "mega"),
-        [("*MSIL2A*", 446, 3703), ("*MSIL1C*", 377, 2697)],
+        ("pattern", "recipe", "n_objects", "mega"),
+        [
+            ("*MSIL2A*", "s2-l2a", 444, 3703),
+            ("*MSIL2A*", "s2-l2a-all-overviews", 694, 3703),
+            ("*MSIL2A*", "s2-l2a-unsharded", 1116, 3703),
+            ("*MSIL1C*", "s2-l1c", 381, 2697),
+        ],
     )
-    def test_real_products_come_to_the_counts_of_the_target_profile(self, pattern: str, n_objects: int, mega: int) -> None:
+    def test_real_products_stay_within_the_budget_of_the_shipped_recipes(
+        self, pattern: str, recipe: str, n_objects: int, mega: int
+    ) -> None:
         files = sorted(METADATA.glob(f"eopf-stac/{pattern}"))
         if not files:
             pytest.skip("the real metadata is not on this machine")
-        size = estimate(read_tree(files[0].read_bytes(), "x"), Pixels())
+        shipped = load_recipe(Path(__file__).parents[2] / f"config/recipes/{recipe}.yaml")
+        size = estimate(read_tree(files[0].read_bytes(), "x"), shipped.pixels)
         assert (size.n_objects, round(size.n_bytes / 1e6)) == (n_objects, mega)
+        assert size.n_objects <= shipped.validation.max_objects
 
     def test_a_quicklook_counts_when_the_recipe_converts_it(self) -> None:
         arrays = (SourceArray("quality/l2a_quicklook/r10m/tci", (3, 180, 180), 1),)

@@ -9,6 +9,7 @@ from functools import cached_property
 from zarrmill.config import Pixels, Validation
 from zarrmill.core.checks import Checks
 from zarrmill.core.checks_tree import ArrayMeta, Node, StoreTree
+from zarrmill.core.rules import level_rule
 from zarrmill.model import Json
 
 CODECS = frozenset({"bytes", "blosc", "zstd", "gzip", "crc32c", "sharding_indexed", "transpose", "vlen-utf8"})
@@ -87,7 +88,7 @@ def check_arrays(tree: StoreTree, source: GivenTree | None, checks: Checks, limi
         _check_dimensions(tree, node, array, checks)
         _check_codecs(node, array, checks)
         _check_chunks(node, array, checks, limits)
-        reflectance = node.parent in levels and len(array.shape) >= 2
+        reflectance = path.startswith("measurements/") and node.parent in levels and len(array.shape) >= 2
         _check_fill(node, array, checks, reflectance)
         _check_stale(node, checks)
         _check_flags(node, checks, source)
@@ -115,7 +116,8 @@ def _left_out(source: GivenTree, parts: list[str], groups: set[str], pixels: Pix
         return True
     parent = "/".join(parts[:-1])
     size_m = level_m(parent)
-    in_multiscales = parent.rpartition("/")[0] in groups | {"measurements/reflectance"}
+    bands = {group for group in groups if group.startswith("measurements/")} | {"measurements/reflectance"}
+    in_multiscales = parent.rpartition("/")[0] in bands
     if not in_multiscales or size_m is None:
         return False
     return size_m not in pixels.levels_m or not _fits(source, parent.rpartition("/")[0], size_m)
@@ -259,3 +261,7 @@ def _check_against_source(node: Node, array: ArrayMeta, source: GivenTree, check
             found, wanted = node.attributes.get(key), given.attributes.get(key)
             text = f"{key} {found!r}, the source has {wanted!r}"
             checks.expect(found == wanted, "arrays.scale", node.path, text)
+    if origin != node.path and checks.ours and len(array.shape) == 2:
+        found = (node.attributes.get("derived_from"), node.attributes.get("resampling_method"))
+        text = f"derived_from and resampling_method are {found}, expected {(origin, level_rule(node.path))}"
+        checks.expect(found == (origin, level_rule(node.path)), "arrays.derived_from", node.path, text)

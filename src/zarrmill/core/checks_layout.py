@@ -1,5 +1,7 @@
 """Checks of multiscales layouts: assets, order, scales, shapes, transforms, extents, and every band on every coarser level."""
 
+import fnmatch
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,6 +12,7 @@ from zarrmill.core.checks import Checks
 from zarrmill.core.checks_arrays import level_m
 from zarrmill.core.checks_georef import Transform, as_shape, as_transform, same_bbox, same_transform, span
 from zarrmill.core.checks_tree import Node, StoreTree
+from zarrmill.core.rules import level_rule
 from zarrmill.model import Json
 
 COARSEST_PX = 1024
@@ -31,7 +34,9 @@ class Level:
 
 def check_layouts(tree: StoreTree, checks: Checks, pixels: Pixels | None) -> None:
     """Check every multiscales group; ``pixels`` says which levels a recipe asks for."""
-    checks.expect(bool(tree.multiscales), "layout.missing", "", "no group holds a multiscales layout")
+    found = [node for node in tree.multiscales if not tree.ours or node.path.startswith("measurements/")]
+    where = "below measurements " if tree.ours else ""
+    checks.expect(bool(found), "layout.missing", "", f"no group {where}holds a multiscales layout")
     for node in tree.multiscales:
         levels = levels_of(tree, node)
         if not checks.expect(
@@ -44,8 +49,12 @@ def check_layouts(tree: StoreTree, checks: Checks, pixels: Pixels | None) -> Non
             _check_parent(level, levels, checks)
             _check_level(tree, level, checks)
         _check_bands(tree, levels, checks)
+        if tree.ours:
+            _check_methods(node, levels, checks)
         if pixels is not None and tree.ours:
             _check_recipe(node, levels, checks, pixels)
+    if pixels is not None and tree.ours:
+        _check_overviews(tree, checks, pixels)
 
 
 def levels_of(tree: StoreTree, node: Node) -> list[Level]:
@@ -174,6 +183,31 @@ def _check_bands(tree: StoreTree, levels: list[Level], checks: Checks) -> None:
             text = f"band {band} is on {finer} but not on the coarser {level.asset}"
             checks.expect(band in here, "layout.band_missing", f"{level.path}/{band}", text)
         seen |= {band: level.asset for band in here if band not in seen}
+
+
+def _check_methods(node: Node, levels: list[Level], checks: Checks) -> None:
+    """Check that a stated method is the one by which the levels of this group are made."""
+    wanted = level_rule(f"{node.path}/")
+    stated = {node.path: node.attributes["multiscales"]} | {level.path: level.entry for level in levels}
+    for path, where in stated.items():
+        if "resampling_method" in where:
+            text = f"resampling_method {where['resampling_method']!r}, levels of /{node.path} are made by {wanted!r}"
+            checks.expect(where["resampling_method"] == wanted, "layout.resampling", path, text)
+
+
+def _check_overviews(tree: StoreTree, checks: Checks, pixels: Pixels) -> None:
+    """Check that the groups of maps that the recipe gives overviews have a layout."""
+    levels = [path for path in tree.nodes if level_m(path) is not None and any(len(s) == 2 for s in _shapes(tree, path))]
+    groups = {path.rpartition("/")[0] for path in levels if not re.search(r"_quicklook(/|$)", path)}
+    have = {node.path for node in tree.multiscales}
+    for group in sorted(groups):
+        if any(fnmatch.fnmatchcase(group, pattern) for pattern in pixels.overviews):
+            text = f"the recipe gives /{group} overviews, it has no layout"
+            checks.expect(group in have, "layout.levels", group, text)
+
+
+def _shapes(tree: StoreTree, group: str) -> list[tuple[int, ...]]:
+    return [node.array.shape for node in tree.rasters_of(group).values() if node.array]
 
 
 def _check_recipe(node: Node, levels: list[Level], checks: Checks, pixels: Pixels) -> None:

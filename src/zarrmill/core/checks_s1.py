@@ -94,7 +94,7 @@ def level_jobs(arrays: Mapping[str, Readable], names: Mapping[str, object]) -> t
     jobs, compared = [], set()
     for name, base in _finest(arrays, names).items():
         factors = {array.path: _factor(base, array) for array in _levels(arrays, name) if array is not base}
-        targets = [LevelTarget(arrays[path], factor, "average", True) for path, factor in factors.items() if factor]
+        targets = [LevelTarget(arrays[path], factor, "average", 0) for path, factor in factors.items() if factor]
         jobs.append(Job(base=base, levels=tuple(sorted(targets, key=lambda target: target.factor))))
         compared |= {base.path, *(target.array.path for target in targets)}
     return jobs, compared

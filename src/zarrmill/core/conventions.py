@@ -5,7 +5,7 @@ Sources: zarr-conventions/{multiscales,spatial,proj} at tag v0.1; CF 1.11 chapte
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from zarrmill.core.grid import level_transform
@@ -67,11 +67,13 @@ def level_attributes(grid: Grid) -> dict[str, Any]:
     }
 
 
-def multiscales_attributes(native: Grid, levels: Mapping[str, int]) -> dict[str, Any]:
+def multiscales_attributes(native: Grid, levels: Mapping[str, int], method: str, made: Set[str]) -> dict[str, Any]:
     """Return the attributes of the group that holds the levels.
 
-    Args: native: grid of the finest level; levels: group name to factor from the finest, fine to coarse, the first is 1.
-    Every level names the finest one as its parent, because that is what it is computed from.
+    Args: native: grid of the finest level; levels: group name to factor from the finest, fine to coarse, the first is 1;
+    method: how levels are computed; made: levels that hold a computed array, the others are the producer's own.
+    Every level names the finest one as its parent, because that is what it is computed from. How the producer made its own
+    levels is not known, so nothing is said of it; the group states a method when it holds for every coarser level.
     """
     finest = next(iter(levels))
     layout = []
@@ -84,11 +86,14 @@ def multiscales_attributes(native: Grid, levels: Mapping[str, int]) -> dict[str,
             "spatial:transform": list(level_transform(native.transform, factor)),
         }
         if factor > 1:
-            entry |= {"derived_from": finest, "resampling_method": "average"}
+            entry |= {"derived_from": finest}
+        if name in made:
+            entry |= {"resampling_method": method}
         layout.append(entry)
+    everywhere = {"resampling_method": method} if made >= levels.keys() - {finest} else {}
     return {
         "zarr_conventions": [MULTISCALES, SPATIAL, PROJ],
-        "multiscales": {"layout": layout, "resampling_method": "average"},
+        "multiscales": {"layout": layout, **everywhere},
         "spatial:dimensions": ["y", "x"],
         "spatial:bbox": list(native.bbox),
         "proj:code": native.crs,

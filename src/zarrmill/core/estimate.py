@@ -1,9 +1,11 @@
 """What a conversion will read and write, told from the source's consolidated metadata alone.
 
-The tree of the store follows the target profile: the source's arrays without quick-looks, every reflectance band on every
-coarser level, and a ``spatial_ref`` in each group that has x and y (but for the angles, a lattice of 5 km).
+The tree of the store follows the target profile: the source's arrays without quick-looks, every reflectance band and every
+map that the recipe gives overviews on every coarser level, and a ``spatial_ref`` in each group that has x and y (but for the
+angles, a lattice of 5 km).
 """
 
+import fnmatch
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -19,7 +21,8 @@ from zarrmill.model import Json
 DECODED_BYTES_PER_CORE_S = 125_000_000
 """Decoded source bytes that one core converts and validates in a second; 250 MB/s on two cores, an assumption of the plan."""
 
-_LEVEL = re.compile(r"^(measurements/reflectance)/r(\d+)m/(b\d[\da])$")
+_LEVEL = re.compile(r"^(.+)/r(\d+)m/(\w+)$")
+_BANDS = "measurements/reflectance"
 _ANGLES = "conditions/geometry"
 _GRD = re.compile(r"^([^/]+_(?:HH|HV|VH|VV))/measurements/grd$")
 _TURN = 13 / 180 * pi
@@ -84,17 +87,22 @@ def estimate(tree: SourceTree, pixels: Pixels) -> Estimate:
     images = [array for array in tree.arrays if _GRD.match(array.path)]
     if images:
         return _radar_estimate(tree, images, pixels)
-    kept = [array for array in tree.arrays if pixels.quicklook or not _QUICKLOOK.search(array.path)]
-    groups = {group for group in tree.groups if pixels.quicklook or not _QUICKLOOK.search(group)}
+    kept = [array for array in tree.arrays if _is_kept(array.path, pixels)]
+    groups = {group for group in tree.groups if _is_kept(f"{group}/", pixels)}
     shapes = {array.path: array.shape for array in kept}
     shapes.update(_levels(kept, pixels))
     groups.update(parent for path in shapes for parent in _parents(path))
-    for group in groups - {_ANGLES}:
-        if f"{group}/x" in shapes and f"{group}/y" in shapes:
-            shapes[f"{group}/spatial_ref"] = ()
-    n_data = sum(n_data_objects(shape, pixels) for shape in shapes.values())
+    mapped = {g for g in groups - {_ANGLES} if f"{g}/x" in shapes and f"{g}/y" in shapes}
+    own = {path: shape for path, shape in shapes.items() if path.rpartition("/")[2] != "spatial_ref"}
+    n_data = sum(n_data_objects(shape, pixels) for shape in own.values())
     n_bytes = sum(prod(array.shape) * array.itemsize for array in kept)
-    return Estimate(n_bytes, n_data + len(shapes) + len(groups) + 1, tree.zarr_format)
+    return Estimate(n_bytes, n_data + len(own) + len(mapped) + len(groups) + 1, tree.zarr_format)
+
+
+def _is_kept(path: str, pixels: Pixels) -> bool:
+    """Whether the store has a node of the source: not quick-looks, nor levels of the measurements that the recipe leaves out."""
+    level = re.match(rf"{_BANDS}/r(\d+)m/", path)
+    return (pixels.quicklook or not _QUICKLOOK.search(path)) and (level is None or int(level[1]) in pixels.levels_m)
 
 
 def _radar_estimate(tree: SourceTree, images: list[SourceArray], pixels: Pixels) -> Estimate:
@@ -104,7 +112,7 @@ def _radar_estimate(tree: SourceTree, images: list[SourceArray], pixels: Pixels)
     turned = (height * cos(_TURN) + width * sin(_TURN), width * cos(_TURN) + height * sin(_TURN))
     shapes = [tuple(ceil(edge * finest / level_m) for edge in turned) for level_m in pixels.levels_m]
     n_rasters = sum(len(images) * (n_data_objects(shape, pixels) + 1) for shape in shapes)
-    n_levels = len(shapes) * (1 + 3 * 2)  # group, x, y, spatial_ref
+    n_levels = len(shapes) * (1 + 2 * 2 + 1)  # group, x and y with their values, spatial_ref
     n_copies = 2 * (len(tree.arrays) - len(images))
     n_groups = len(tree.groups) - len(images) + 4  # the root of an image and its conditions become one group
     n_bytes = sum(prod(array.shape) * array.itemsize for array in tree.arrays)
@@ -126,22 +134,28 @@ def seconds(n_bytes: int, threads: int) -> float:
 
 
 def _levels(arrays: list[SourceArray], pixels: Pixels) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield path and shape of reflectance arrays, and their x and y, on levels that the source does not have."""
+    """Yield path and shape of arrays, and their x and y, on levels that the source does not have."""
     finest: dict[tuple[str, str], tuple[int, tuple[int, ...]]] = {}
+    own_m: dict[str, set[int]] = {}
     for array in arrays:
         match = _LEVEL.match(array.path)
-        if match and len(array.shape) == 2:
-            root, level_m, band = match.group(1), int(match.group(2)), match.group(3)
+        if match and len(array.shape) == 2 and (match[1] == _BANDS or _has_overviews(match[1], pixels)):
+            root, level_m, band = match[1], int(match[2]), match[3]
             finest[root, band] = min(finest.get((root, band), (level_m, array.shape)), (level_m, array.shape))
+            own_m.setdefault(root, set()).add(level_m)
     have = {array.path for array in arrays}
     for (root, band), (native_m, shape) in sorted(finest.items()):
-        for level_m in pixels.levels_m:
+        for level_m in sorted({*pixels.levels_m, *(own_m[root] if root != _BANDS else ())}):
             if level_m <= native_m or any(size * native_m % level_m for size in shape):
                 continue
             height, width = (size * native_m // level_m for size in shape)
             for name, size in ((band, (height, width)), ("y", (height,)), ("x", (width,))):
                 if (path := f"{root}/r{level_m}m/{name}") not in have:
                     yield path, size
+
+
+def _has_overviews(group: str, pixels: Pixels) -> bool:
+    return not _QUICKLOOK.search(group) and any(fnmatch.fnmatchcase(group, pattern) for pattern in pixels.overviews)
 
 
 def _parents(path: str) -> Iterator[str]:

@@ -47,7 +47,7 @@ LAYERS = (
     Layer("CLD", "quality/probability", "cld", "Cloud probability in percent"),
     Layer("SNW", "quality/probability", "snw", "Snow probability in percent"),
 )
-"""Layers that become assets when the store has them; each at its finest pixel size."""
+"""Layers that become assets when the store has them: each at its finest pixel size, and with its levels when it has overviews."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,5 +225,14 @@ def _layer_asset(nodes: Nodes, layer: Layer, place: Place) -> dict[str, Json]:
             **(projection(code if isinstance(code, str) else None, grid) if grid else {}),
             "bands": [{"name": layer.array, **_values(array)}],
         }
-        return {f"{layer.key}_{size_m}m": fields}
+        return {f"{layer.key}_{size_m}m": fields} | _pyramid_asset(nodes, layer, place, fields)
     return {}
+
+
+def _pyramid_asset(nodes: Nodes, layer: Layer, place: Place, finest: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the asset of a layer that has overviews: the group that holds its levels; else nothing."""
+    if "multiscales" not in nodes.attributes_of(layer.path):
+        return {}
+    named = {"type": MULTISCALES, "title": f"{layer.title} (multiscales group, array {layer.array})"}
+    kept = {key: value for key, value in finest.items() if key != "zarr:consolidated"}
+    return {layer.key: {**kept, **place.node(layer.path), **named}}

@@ -1,6 +1,5 @@
 """From a source's metadata and a recipe to the plan of its store, before a pixel is touched."""
 
-import fnmatch
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,13 +9,21 @@ import numpy as np
 
 from zarrmill.config import Pixels
 from zarrmill.core import conventions as cv
-from zarrmill.core.chunking import chunk_shape, shard_shape
-from zarrmill.core.grid import divides, level_grid
+from zarrmill.core.array_plans import (
+    coordinate_plans,
+    copy_plan,
+    fill_value,
+    is_mandatory,
+    is_quicklook,
+    is_raster,
+    map_attributes,
+    raster_plan,
+)
+from zarrmill.core.pyramids import LEVEL, Pyramid, band_pyramid, map_pyramids, pyramid_tasks, unused_patterns
 from zarrmill.core.rules import level_rule
 from zarrmill.errors import SourceError
 from zarrmill.model import ArrayPlan, Finding, Grid, RasterTask, Severity, SourceArray, SourceTree, StorePlan
 
-_LEVEL = re.compile(r"(?:^|/)r(\d+)m$")
 _GENERATED = ("x", "y", "spatial_ref")
 
 
@@ -73,7 +80,7 @@ def source_crs(tree: SourceTree) -> str:
     if isinstance(other, Mapping) and other.get("horizontal_CRS_code"):
         stated["other_metadata.horizontal_CRS_code"] = str(other["horizontal_CRS_code"]).upper()
     nodes: list[tuple[str, Mapping[str, Any]]] = [(p, a.attributes) for p, a in tree.arrays.items()]
-    nodes += [(path, attributes) for path, attributes in tree.groups.items() if _LEVEL.search(path)]
+    nodes += [(path, attributes) for path, attributes in tree.groups.items() if LEVEL.search(path)]
     for path, attributes in nodes:
         if isinstance(attributes.get("proj:code"), str):
             stated[path] = attributes["proj:code"].upper()
@@ -96,9 +103,9 @@ def source_crs(tree: SourceTree) -> str:
 
 def level_groups(tree: SourceTree, pixels: Pixels) -> dict[str, int]:
     """Return the groups that hold rasters of a stated pixel size: path to metres."""
-    rasters = {array.group for array in tree.arrays.values() if _is_raster(array)}
-    found = {path: int(match[1]) for path in sorted(rasters) if (match := _LEVEL.search(path))}
-    return {path: metres for path, metres in found.items() if pixels.quicklook or not _is_quicklook(path)}
+    rasters = {array.group for array in tree.arrays.values() if is_raster(array)}
+    found = {path: int(match[1]) for path in sorted(rasters) if (match := LEVEL.search(path))}
+    return {path: metres for path, metres in found.items() if pixels.quicklook or not is_quicklook(path)}
 
 
 def store_plan(tree: SourceTree, layout: SourceLayout, pixels: Pixels, grids: Mapping[str, Grid]) -> StorePlan:
@@ -112,29 +119,20 @@ def store_plan(tree: SourceTree, layout: SourceLayout, pixels: Pixels, grids: Ma
     if tree.zarr_format == 3 and pixels.zarr3_source == "refuse":
         found = "the source is Zarr v3 already and the recipe says zarr3_source: refuse"
         raise SourceError(f"{found}; leave the product out or set pixels.zarr3_source: relayout", kind="layout")
-    levels, native = _levels(tree, layout, pixels, grids)
-    rasters = list(_band_tasks(tree, layout, pixels, levels))
-    rasters += _other_tasks(tree, layout, pixels, grids)
-    target_grids = {path: grid for path, grid in grids.items() if not path.startswith(f"{layout.multiscales}/")}
-    target_grids |= {f"{layout.multiscales}/{name}": level_grid(native, factor) for name, factor in levels.items()}
-    copies = tuple(_copies(tree, pixels, set(grids)))
-    groups = _groups(tree, layout, pixels, target_grids, levels, native)
+    pyramids = (band_pyramid(layout.multiscales, pixels, grids), *map_pyramids(tree, pixels, grids, layout.multiscales))
+    tasks = {pyramid.path: _pyramid_tasks(tree, layout, pixels, pyramid) for pyramid in pyramids}
+    rasters = [task for found in tasks.values() for task in found]
+    rasters += _other_tasks(tree, layout, pixels, grids, {task.source.path for task in rasters})
+    kept = {path: grid for path, grid in grids.items() if not path.startswith(f"{layout.multiscales}/")}
+    target_grids = kept | {path: grid for pyramid in pyramids for path, grid in pyramid.grids.items()}
     return StorePlan(
-        groups=groups,
+        groups=_groups(tree, layout, pixels, target_grids, {pyramid: tasks[pyramid.path] for pyramid in pyramids}),
         rasters=tuple(sorted(rasters, key=lambda task: (-task.n_bytes, task.source.path))),
-        copies=copies,
+        copies=tuple(_copies(tree, pixels, set(grids))),
         coordinates=tuple(plan for path, grid in sorted(target_grids.items()) for plan in coordinate_plans(path, grid)),
-        consolidated=(layout.multiscales, ""),
-        findings=tuple(_disagreements(tree, grids)),
+        consolidated=(*(pyramid.path for pyramid in pyramids), ""),
+        findings=(*_disagreements(tree, grids), *unused_patterns(pixels, grids, layout.multiscales)),
     )
-
-
-def _is_quicklook(path: str) -> bool:
-    return any(part.endswith("_quicklook") for part in path.split("/"))
-
-
-def _is_raster(array: SourceArray) -> bool:
-    return array.dims[-2:] == ("y", "x")
 
 
 def _check_bands(tree: SourceTree, layout: SourceLayout) -> None:
@@ -144,7 +142,7 @@ def _check_bands(tree: SourceTree, layout: SourceLayout) -> None:
     if missing:
         raise _unlike(f"{layout.multiscales}: bands {missing} are missing, expected all of {layout.product_type}")
     for array in bands:
-        if not _is_raster(array) or len(array.shape) != 2:
+        if not is_raster(array) or len(array.shape) != 2:
             raise _unlike(f"{array.path}: dimensions {array.dims}, expected ('y', 'x')")
         if array.dtype != layout.dtype:
             raise _unlike(f"{array.path}: dtype {array.dtype}, expected {layout.dtype}")
@@ -157,123 +155,38 @@ def _unlike(found: str) -> SourceError:
 def _check_shapes(tree: SourceTree, grids: Mapping[str, Grid]) -> None:
     for array in tree.arrays.values():
         grid = grids.get(array.group)
-        if grid and _is_raster(array) and tuple(array.shape[-2:]) != grid.shape:
+        if grid and is_raster(array) and tuple(array.shape[-2:]) != grid.shape:
             raise _unlike(f"{array.path}: shape {array.shape}, expected {grid.shape} as its group's x and y say")
 
 
-def _levels(tree: SourceTree, layout: SourceLayout, pixels: Pixels, grids: Mapping[str, Grid]) -> tuple[dict[str, int], Grid]:
-    """Return the target levels (name to factor from the finest) and the grid of the finest."""
-    source = {
-        int(path.rpartition("/r")[2][:-1]): grid for path, grid in grids.items() if path.startswith(f"{layout.multiscales}/")
-    }
-    base_m = min(source)
-    base = source[base_m]
-    for metres, grid in source.items():
-        if metres in pixels.levels_m and grid.bbox != base.bbox and divides(base.shape, metres // base_m):
-            path = f"{layout.multiscales}/r{metres}m"
-            raise _unlike(f"{path}: covers {grid.bbox}, expected {base.bbox} as r{base_m}m covers")
-    wanted = [m for m in pixels.levels_m if m >= base_m and m % base_m == 0 and divides(base.shape, m // base_m)]
-    if not wanted:
-        found = f"no level of {pixels.levels_m} m fits {base.shape} pixels of {base_m} m"
-        raise SourceError(f"{found}; set pixels.levels_m in the recipe", kind="layout")
-    native = level_grid(base, wanted[0] // base_m)
-    return {f"r{m}m": m // wanted[0] for m in wanted}, native
+def _pyramid_tasks(tree: SourceTree, layout: SourceLayout, pixels: Pixels, pyramid: Pyramid) -> list[RasterTask]:
+    def band(array: SourceArray) -> tuple[dict[str, Any], Any]:
+        return cv.reflectance_attributes(array.attributes, layout.standard_name) | {"grid_mapping": "spatial_ref"}, 0
+
+    def other(array: SourceArray) -> tuple[dict[str, Any], Any]:
+        return map_attributes(array), fill_value(array)
+
+    return list(pyramid_tasks(tree, pyramid, pixels, band if pyramid.path == layout.multiscales else other))
 
 
-def _band_tasks(tree: SourceTree, layout: SourceLayout, pixels: Pixels, levels: Mapping[str, int]) -> Iterable[RasterTask]:
-    wanted = [int(name[1:-1]) for name in levels]
-    names = sorted({a.name for p, a in tree.arrays.items() if p.startswith(f"{layout.multiscales}/") and _is_raster(a)})
-    for band in names:
-        paths = {metres: f"{layout.multiscales}/r{metres}m/{band}" for metres in range(1, 1000)}
-        have = {metres: tree.arrays[path] for metres, path in paths.items() if path in tree.arrays}
-        finest = min(have)
-        for metres, array in have.items():
-            made = [m for m in wanted if m not in have and m > finest and m % finest == 0] if metres == finest else []
-            made = [m for m in made if divides((array.shape[-2], array.shape[-1]), m // finest)]
-            targets = sorted({*made, *([metres] if metres in wanted else [])})
-            outputs = tuple(
-                (
-                    m // metres,
-                    _band_plan(layout, pixels, have[finest if m in made else m], f"{layout.multiscales}/r{m}m", m // metres),
-                )
-                for m in targets
-            )
-            if outputs:
-                yield RasterTask(array, level_rule(array.path), outputs, is_mandatory(array.path, pixels))
-
-
-def _band_plan(layout: SourceLayout, pixels: Pixels, source: SourceArray, group: str, factor: int) -> ArrayPlan:
-    shape = tuple(size // factor for size in source.shape)
-    attributes = cv.reflectance_attributes(source.attributes, layout.standard_name) | {"grid_mapping": "spatial_ref"}
-    if factor > 1:
-        attributes |= {"resampling_method": "average", "derived_from": source.path}
-    return _raster_plan(f"{group}/{source.name}", shape, source, pixels, attributes, fill=0)
-
-
-def _other_tasks(tree: SourceTree, layout: SourceLayout, pixels: Pixels, grids: Mapping[str, Grid]) -> Iterable[RasterTask]:
+def _other_tasks(
+    tree: SourceTree, layout: SourceLayout, pixels: Pixels, grids: Mapping[str, Grid], done: set[str]
+) -> Iterable[RasterTask]:
+    """Yield a copy of every raster that is on no pyramid."""
     for path, array in tree.arrays.items():
-        if array.group not in grids or not _is_raster(array) or path.startswith(f"{layout.multiscales}/"):
+        if array.group not in grids or not is_raster(array) or path.startswith(f"{layout.multiscales}/") or path in done:
             continue
-        attributes = cv.carried_attributes(array.attributes) | cv.class_attributes(path) | {"grid_mapping": "spatial_ref"}
-        plan = _raster_plan(path, array.shape, array, pixels, attributes | fill_attribute(array), fill=fill_value(array))
-        yield RasterTask(array, level_rule(path), ((1, plan),), is_mandatory(path, pixels))
-
-
-def _raster_plan(
-    path: str, shape: tuple[int, ...], source: SourceArray, pixels: Pixels, attributes: Mapping[str, Any], fill: Any
-) -> ArrayPlan:
-    chunks = chunk_shape(shape, pixels.chunk_px)
-    shards = shard_shape(shape, chunks, pixels.shard_px)
-    return ArrayPlan(path, shape, source.dtype, chunks, shards, source.dims, fill, attributes)
+        plan = raster_plan(path, array.shape, array, pixels, map_attributes(array), fill_value(array))
+        yield RasterTask(array, level_rule(path), ((1, plan),), is_mandatory(path, pixels), None)
 
 
 def _copies(tree: SourceTree, pixels: Pixels, level_paths: set[str]) -> Iterable[tuple[SourceArray, ArrayPlan]]:
     for path, array in tree.arrays.items():
         in_level = array.group in level_paths
-        if (in_level and (_is_raster(array) or array.name in _GENERATED)) or (_LEVEL.search(array.group) and not in_level):
+        if (in_level and (is_raster(array) or array.name in _GENERATED)) or (LEVEL.search(array.group) and not in_level):
             continue
-        if _is_quicklook(path) and not pixels.quicklook:
-            continue
-        axis = array.name if array.name in ("x", "y") and array.dims == (array.name,) else None
-        dtype = "<f8" if axis and array.dtype != "string" else array.dtype
-        attributes = cv.carried_attributes(array.attributes) | fill_attribute(array)
-        if axis:
-            attributes |= cv.coordinate_attributes(axis)
-            attributes.pop("_FillValue", None)
-        chunks = tuple(max(1, size) for size in array.shape)
-        fill = "NaN" if axis else fill_value(array)
-        yield array, ArrayPlan(path, array.shape, dtype, chunks, None, array.dims, fill, attributes)
-
-
-def fill_value(array: SourceArray) -> Any:
-    """Return the Zarr fill value; the neutral one of the dtype where the source declares none."""
-    if array.dtype == "string":
-        return array.fill_value if isinstance(array.fill_value, str) else ""
-    kind = np.dtype(array.dtype).kind
-    if kind == "f":
-        return "NaN" if array.fill_value is None else array.fill_value
-    if kind == "b":
-        return bool(array.fill_value)
-    return 0 if array.fill_value is None else array.fill_value
-
-
-def fill_attribute(array: SourceArray) -> dict[str, Any]:
-    """Return ``_FillValue`` for integers whose source masks a value; readers of Zarr v2 took it from the array's fill value."""
-    if array.dtype == "string" or np.dtype(array.dtype).kind not in "iu":
-        return {}
-    stated = array.attributes.get("_FillValue") if array.encoding.get("zarr_format") == 3 else array.fill_value
-    return {"_FillValue": int(stated)} if isinstance(stated, int | float) and not isinstance(stated, bool) else {}
-
-
-def coordinate_plans(path: str, grid: Grid) -> list[tuple[ArrayPlan, Grid]]:
-    """Return ``spatial_ref``, ``x`` and ``y`` of the group at ``path``."""
-    height, width = grid.shape
-    mapping = cv.grid_mapping_attributes(grid)
-    return [
-        (ArrayPlan(f"{path}/spatial_ref", (), "<i4", (), None, (), 0, mapping), grid),
-        (ArrayPlan(f"{path}/x", (width,), "<f8", (width,), None, ("x",), "NaN", cv.coordinate_attributes("x", grid.crs)), grid),
-        (ArrayPlan(f"{path}/y", (height,), "<f8", (height,), None, ("y",), "NaN", cv.coordinate_attributes("y", grid.crs)), grid),
-    ]
+        if pixels.quicklook or not is_quicklook(path):
+            yield array, copy_plan(array)
 
 
 def _groups(
@@ -281,25 +194,22 @@ def _groups(
     layout: SourceLayout,
     pixels: Pixels,
     grids: Mapping[str, Grid],
-    levels: Mapping[str, int],
-    native: Grid,
+    pyramids: Mapping[Pyramid, list[RasterTask]],
 ) -> dict[str, dict[str, Any]]:
     groups: dict[str, dict[str, Any]] = {}
     for path, attributes in tree.groups.items():
-        quicklook = _is_quicklook(path) and not pixels.quicklook
+        quicklook = is_quicklook(path) and not pixels.quicklook
         dropped = path.startswith(f"{layout.multiscales}/") and path not in grids
         if not quicklook and not dropped:
             groups[path] = cv.carried_attributes(attributes)
     for path, grid in grids.items():
         groups[path] = groups.get(path, {}) | cv.level_attributes(grid)
-    groups[layout.multiscales] = groups.get(layout.multiscales, {}) | cv.multiscales_attributes(native, levels)
-    groups[""] = groups[""] | cv.root_attributes(native)
+    for pyramid, tasks in pyramids.items():
+        made = {plan.path.split("/")[-2] for task in tasks for factor, plan in task.outputs if factor > 1}
+        levels = cv.multiscales_attributes(pyramid.native, pyramid.factors, pyramid.rule, made)
+        groups[pyramid.path] = groups.get(pyramid.path, {}) | levels
+    groups[""] = groups[""] | cv.root_attributes(next(iter(pyramids)).native)
     return dict(sorted(groups.items()))
-
-
-def is_mandatory(path: str, pixels: Pixels) -> bool:
-    """Return whether a missing chunk of the source array at ``path`` is an error by the recipe."""
-    return any(fnmatch.fnmatchcase(path, pattern) for pattern in pixels.mandatory)
 
 
 def _disagreements(tree: SourceTree, grids: Mapping[str, Grid]) -> Iterable[Finding]:

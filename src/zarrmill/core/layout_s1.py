@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from zarrmill.config import Grd, Pixels
 from zarrmill.core import conventions as cv
+from zarrmill.core.array_plans import coordinate_plans, fill_attribute, fill_value, is_mandatory
 from zarrmill.core.chunking import chunk_shape, shard_shape
 from zarrmill.core.geolocation import Geolocation, gcp_grid, map_grid, utm_code
 from zarrmill.core.grid import level_grid
-from zarrmill.core.layout import coordinate_plans, fill_attribute, fill_value, is_mandatory
 from zarrmill.errors import SourceError
 from zarrmill.model import ArrayPlan, CalibrationTable, Gcps, Grid, RasterTask, SourceArray, SourceTree, StorePlan, Warp
 
@@ -160,7 +160,7 @@ def _task(image: _Image, grid: Grid, utm: str, levels: Mapping[str, int], pixels
         shards = shard_shape(shape, chunks, pixels.shard_px)
         outputs.append((factor, ArrayPlan(path, shape, dtype, chunks, shards, ("y", "x"), fill, attributes)))
     warp = Warp(grid, image.gcps, utm, options.resampling, image.table)
-    return RasterTask(image.source, "average", tuple(outputs), is_mandatory(image.source.path, pixels), warp)
+    return RasterTask(image.source, "average", tuple(outputs), is_mandatory(image.source.path, pixels), 0, warp)
 
 
 def _attributes(image: _Image, options: Grd, factor: int, finest: str) -> dict[str, Any]:
@@ -218,6 +218,6 @@ def _groups(
         groups[place] = groups.get(place, {}) | cv.carried_attributes(attributes)
     for path, grid in grids.items():
         groups[path] = cv.level_attributes(grid)
-    groups[MULTISCALES] = cv.multiscales_attributes(native, levels)
+    groups[MULTISCALES] = cv.multiscales_attributes(native, levels, "average", set(levels) - {next(iter(levels))})
     groups[""] = groups.get("", {}) | cv.root_attributes(native)
     return dict(sorted(groups.items()))

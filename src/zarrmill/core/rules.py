@@ -6,7 +6,12 @@ A mask that is called ``b02`` is a bit field, not a reflectance (see the value t
 from typing import Literal
 
 Rule = Literal["average", "mode", "or", "nearest"]
-"""``average``: mean of valid values, rounded half to even; ``mode``: most frequent class; ``or``: union of bits."""
+"""How the pixels below a coarser one make it.
+
+``average``: mean of valid values, rounded half to even; ``mode``: most frequent class but 0 (no data), which wins only where it
+is alone, of equally frequent ones the smallest; ``or``: union of bits; ``nearest``: the pixel in the middle, of an even number
+the lower right one.
+"""
 
 
 def level_rule(path: str) -> Rule:

@@ -22,7 +22,7 @@ from zarrmill.core.blocks import column_bands, n_workers, stripe_rows
 from zarrmill.core.grid import centres, grid_from_centres
 from zarrmill.core.layout import GRD_TYPES, level_groups, source_crs, source_layout, store_plan
 from zarrmill.core.layout_s1 import grd_plan, needed_arrays
-from zarrmill.core.resample import average_float_levels, average_levels
+from zarrmill.core.resample import coarser_levels
 from zarrmill.core.warp import WarpedRows
 from zarrmill.errors import SourceError, StoreError, ZarrmillError
 from zarrmill.io.measure import Meter
@@ -71,7 +71,7 @@ def convert(
         objects = Objects(product.href)
         tree = _planned_tree(objects, product, meter)
         plan = plan_store(objects, tree, product.product_type, recipe)
-        workers = n_workers(plan, threads, recipe.memory_mb, writer.buffer_bytes)
+        workers = n_workers(plan, threads, recipe.memory_mb)
         meter.step("plan")
         findings: tuple[Finding, ...] = ()
         with writer.locked():
@@ -250,8 +250,9 @@ class _Conversion:
         written = []
         for plan, grid in self._plan.coordinates:
             x, y = centres(grid)
-            values: NDArray[Any] = {"x": x, "y": y}.get(plan.path.rpartition("/")[2], np.zeros((), np.int32))
-            written += write_small(self._writer, plan, values)
+            values = {"x": x, "y": y}.get(plan.path.rpartition("/")[2])
+            if values is not None:  # spatial_ref says everything in its attributes; its value is its fill value
+                written += write_small(self._writer, plan, values)
         return written
 
     def _documents(self) -> dict[str, dict[str, Any]]:
@@ -281,8 +282,7 @@ class _StoppedError(Exception):
 
 def _outputs(stripe: NDArray[Any], task: RasterTask) -> list[NDArray[Any]]:
     factors = [factor for factor, _ in task.outputs if factor > 1]
-    average = average_float_levels if stripe.dtype.kind == "f" else average_levels
-    levels = dict(zip(factors, average(stripe, factors), strict=True)) if factors else {}
+    levels = dict(zip(factors, coarser_levels(stripe, factors, task.rule, task.nodata), strict=True)) if factors else {}
     return [stripe if factor == 1 else levels[factor] for factor, _ in task.outputs]
 
 
