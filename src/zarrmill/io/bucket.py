@@ -172,6 +172,25 @@ def storage_scheme(href: str) -> dict[str, Json]:
     return {**scheme, "region": known} if known else scheme
 
 
+def read(client: Any, bucket: str, key: str) -> bytes:  # a boto3 client
+    """Return one small object; an answer that breaks off in its body, which boto3 does not ask for again, is asked for again.
+
+    Raises: ClientError, BotoCoreError: as boto3.
+    """
+    import tenacity
+    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
+    for attempt in tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type((IncompleteReadError, ReadTimeoutError, ResponseStreamingError)),
+        stop=tenacity.stop_after_attempt(_settings.retries + 1),
+        wait=tenacity.wait_random_exponential(0.1, 20),
+        reraise=True,
+    ):
+        with attempt:
+            return bytes(client.get_object(Bucket=bucket, Key=key)["Body"].read())
+    raise AssertionError("tenacity returns or raises")
+
+
 def reason_of(error: Exception) -> tuple[Reason, str]:
     """Return why a request of boto3 failed, and its words on one line."""
     from botocore.exceptions import ClientError, NoCredentialsError, PartialCredentialsError, ProfileNotFound, TokenRetrievalError

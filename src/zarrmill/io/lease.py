@@ -136,7 +136,7 @@ class Lease:
             return None
         generation, key, written = max(found)
         try:
-            data = self._client().get_object(Bucket=self._bucket, Key=key)["Body"].read()
+            data = buckets.read(self._client(), self._bucket, key)
         except buckets.failures() as error:
             if buckets.reason_of(error)[0] == "absent":
                 return None  # its holder has just finished

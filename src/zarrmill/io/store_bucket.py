@@ -114,9 +114,10 @@ class BucketWriter:
     def _put_root(self, root: bytes) -> None:
         """Write the root unless there is one; a second try of a request whose answer was lost finds its own."""
         uploads = self._under_way()
+        arguments = {**uploads.protection(md5(root)), **uploads.storage()}
         try:
             uploads.client.put_object(
-                Bucket=self._bucket, Key=f"{self._prefix}/zarr.json", Body=root, IfNoneMatch="*", **uploads.storage()
+                Bucket=self._bucket, Key=f"{self._prefix}/zarr.json", Body=root, IfNoneMatch="*", **arguments
             )
         except buckets.failures() as error:
             if buckets.reason_of(error)[0] != "exists":
@@ -157,8 +158,7 @@ class BucketWriter:
     def root(self) -> bytes:
         """Return the root ``zarr.json``. Raises: StoreError: it cannot be read."""
         with buckets.writing(self.href):
-            answer = buckets.client(self._bucket).get_object(Bucket=self._bucket, Key=f"{self._prefix}/zarr.json")
-            return bytes(answer["Body"].read())
+            return buckets.read(buckets.client(self._bucket), self._bucket, f"{self._prefix}/zarr.json")
 
     def read_back(self, threads: int) -> list[Written]:
         """Return every object that is there now.
