@@ -94,9 +94,10 @@ class Validation(_Model):
     """What ``validate`` looks at and what it lets pass."""
 
     depth: Literal["full", "sampled", "structure"] = "full"
-    """``full`` compares every pixel of every level, ``sampled`` a seeded share of the blocks, ``structure`` none."""
+    """``full`` compares every pixel of every level, verifies the digest of all objects, asks zarr-python and the readers too;
+    ``sampled`` compares a seeded share of the rows, ``structure`` none."""
     sample_share: float = Field(0.05, gt=0, le=1)
-    """Share of blocks of each array that ``sampled`` compares; at least one block an array."""
+    """Share of the rows of each array that ``sampled`` compares, in stripes; at least one stripe an array."""
     accept: Literal["PASS", "WARN"] = "WARN"
     """Lowest verdict that counts as valid."""
     max_objects: int = Field(450, ge=1)
@@ -111,7 +112,7 @@ class Validation(_Model):
         "rio-tiler",
         "rasterio",
     )
-    """Independent readers that must open the store."""
+    """Independent readers that must open the store; asked at depth ``full`` only, for they take longer than a sample does."""
 
 
 class Item(_Model):

@@ -448,7 +448,7 @@ def test_reader_that_sees_something_else_is_told(
     shutil.copytree(stores[sharded], store)
     change(store)
     ref.seal(store)
-    report = run(store, None, Validation.model_validate({"readers": (name,), "depth": "structure"}))
+    report = run(store, None, Validation.model_validate({"readers": (name,)}))
     assert report.readers[name].startswith("failed: ")
     check(f"readers.{name}", report)
 

@@ -1,7 +1,10 @@
 """Parts of the validation: the tally, expected levels, blocks, and the stage's behaviour on correct stores."""
 
 import json
+import math
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -19,7 +22,7 @@ from hypothesis import strategies as st
 from zarrmill.config import Pixels, Recipe, Validation
 from zarrmill.core.checks import KINDS, Checks, findings_markdown
 from zarrmill.core.checks_tree import chunk_index, parse_tree
-from zarrmill.core.checks_values import Job, LevelTarget, run_job, sample, split
+from zarrmill.core.checks_values import Job, LevelTarget, reread, run_job, sample, stripes
 from zarrmill.core.rules import Rule
 from zarrmill.errors import SourceError, StoreError, UnknownStateError
 from zarrmill.io.record import read_record, write_record
@@ -85,9 +88,13 @@ class Memory:
     def __init__(self, values: ref.Pixels, chunks: tuple[int, ...], path: str = "a") -> None:
         self.values, self.chunks, self.inner, self.path = values, chunks, chunks, path
         self.shape, self.n_bytes, self.dtype = values.shape, values.nbytes, values.dtype.name
+        self.held_bytes, self.again = 0, values
 
     def read(self, region: tuple[slice, ...]) -> ref.Pixels | str:
         return self.values[region]
+
+    def read_again(self, region: tuple[slice, ...]) -> ref.Pixels | str:
+        return self.again[region]
 
 
 RULES: list[Rule] = ["average", "or", "mode", "nearest"]
@@ -96,9 +103,10 @@ RULES: list[Rule] = ["average", "or", "mode", "nearest"]
 @pytest.mark.parametrize("rule", RULES)
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_levels_from_cut_blocks_equal_the_slow_reference(rule: Rule, data: st.DataObject) -> None:
-    factors = data.draw(st.sampled_from([(2, 6), (2, 6, 12), (3,), (4, 12), (5,), (1, 2)]))
-    shape = tuple(factors[-1] * data.draw(st.integers(1, 24 // factors[-1])) for _ in range(2))
+def test_levels_from_stripes_equal_the_slow_reference(rule: Rule, data: st.DataObject) -> None:
+    factors = data.draw(st.sampled_from([(2, 6), (2, 6, 12), (3,), (4, 12), (5,), (2, 3)]))
+    unit = math.lcm(*factors)
+    shape = tuple(unit * data.draw(st.integers(1, 24 // unit)) for _ in range(2))
     chunk = data.draw(st.integers(1, 24))
     nodata = data.draw(st.sampled_from([0, None]))
     special = [0, 0, 0, 1, 17, 999, 1000, 1001, 65534, 65535]
@@ -106,14 +114,15 @@ def test_levels_from_cut_blocks_equal_the_slow_reference(rule: Rule, data: st.Da
     pixels = rng.choice(np.array(special, np.uint16), shape)
     targets = [LevelTarget(Memory(ref.slow_level(pixels, f, rule, nodata == 0), (5, 5)), f, rule, nodata) for f in factors]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zarrmill.core.checks_values.BLOCK_BYTES", data.draw(st.sampled_from([1, 64_000_000])))
+        patch.setattr("zarrmill.core.checks_values.STRIPE_BYTES", data.draw(st.integers(1, 2000)))
+        patch.setattr("zarrmill.core.levels_expected._BAND_ROWS", data.draw(st.integers(1, 24)))
         result = run_job(Job(Memory(pixels, (chunk, chunk)), None, tuple(targets)), 1.0, "s", lambda *_: None, lambda _: None)
     assert [o for o in result.outcomes if not o.ok] == []
     assert result.n_pixels == sum((shape[0] // f) * (shape[1] // f) for f in factors)
 
 
-def test_small_blocks_cut_cells_and_a_wrong_pixel_is_still_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zarrmill.core.checks_values.BLOCK_BYTES", 1)
+def test_wrong_pixel_is_found_in_low_stripes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zarrmill.core.checks_values.STRIPE_BYTES", 1)
     pixels = np.arange(1, 577, dtype=np.uint16).reshape(24, 24)
     wanted = ref.slow_level(pixels, 6, "average")
     wanted[2, 3] += 1
@@ -139,12 +148,27 @@ def test_only_the_declared_value_is_no_data_in_a_mean() -> None:
         assert all(o.ok for o in result.outcomes)
 
 
-def test_blocks_cover_every_pixel_once() -> None:
-    array = Memory(np.zeros((50, 70), np.uint16), (12, 9))
-    seen = np.zeros((50, 70), int)
-    for region in split((slice(0, 50), slice(0, 70)), array, (2, 6)):
+@pytest.mark.parametrize("shape", [(), (0,), (7,), (50, 70), (60, 1), (3, 60, 70), (2, 2, 24, 5)])
+@pytest.mark.parametrize("n_bytes", [1, 3000, 10_000_000])
+@pytest.mark.parametrize("share", [1.0, 0.1])
+def test_stripes_cover_every_pixel_once_and_cut_no_cell(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], n_bytes: int, share: float
+) -> None:
+    monkeypatch.setattr("zarrmill.core.checks_values.STRIPE_BYTES", n_bytes)
+    array = Memory(np.zeros(shape, np.uint16), shape)
+    seen = np.zeros(shape, int)
+    for region in stripes(array, cell=6, chunk=15, share=share):
         seen[region] += 1
+        assert all(s.start % 6 == 0 for s in region[-2:-1])
+        assert seen[region].nbytes // 4 <= max(n_bytes, 6 * 70 * 2)
     assert (seen == 1).all()
+
+
+def test_stripes_end_with_chunks_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = Memory(np.zeros((90, 10), np.uint16), (15, 10))
+    for rows, height in ((60, 60), (59, 30), (29, 24), (5, 6)):  # cells of 6, chunks of 15: 30 and 60 suit both
+        monkeypatch.setattr("zarrmill.core.checks_values.STRIPE_BYTES", rows * 20)
+        assert next(stripes(array, cell=6, chunk=15))[0] == slice(0, height)
 
 
 def test_sample_is_seeded_and_never_empty() -> None:
@@ -230,13 +254,54 @@ def test_progress_reaches_the_total(store: Path, source: Path) -> None:
 
 
 def test_sampled_depth_compares_less_and_says_so(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zarrmill.core.checks_values.BLOCK_BYTES", 1)
+    monkeypatch.setattr("zarrmill.core.checks_values.STRIPE_BYTES", 1)
     product = ref.write_source(tmp_path / "product.zarr", chunk_px=35)
     full = validate(str(store), source=str(product), recipe=recipe())
     some = validate(str(store), source=str(product), recipe=recipe(depth="sampled", sample_share=0.2))
     assert (full.verdict, some.verdict) == (Verdict.PASS, Verdict.PASS)
     assert 0 < some.n_pixels_compared < full.n_pixels_compared / 2
     assert "seeded by 'product_0.zarr'" in some.sample
+
+
+SAMPLED = """
+import json, sys
+from zarrmill.config import Recipe
+from zarrmill.stages.validate import validate
+store, source, recipe = sys.argv[1:]
+report = validate(store, source=source, recipe=Recipe.model_validate_json(recipe))
+told = {"verdict": report.verdict, "n": report.n_pixels_compared, "readers": report.readers}
+print(json.dumps(told | {"modules": list(sys.modules)}))
+"""
+
+
+def test_sampled_depth_needs_neither_zarr_nor_readers(store: Path, source: Path) -> None:
+    made = recipe(depth="sampled", readers=("xarray",)).model_dump_json()
+    command = [sys.executable, "-c", SAMPLED, str(store), str(source), made]
+    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert (told["verdict"], told["readers"]) == ("PASS", {"xarray": "skipped: asked at full depth only"})
+    assert told["n"] > 0
+    assert not {"zarr", "xarray", "rasterio", "dask", "pandas"} & set(told["modules"])
+
+
+def test_absent_chunks_are_compared_by_a_sample_too_when_they_do_not_read_as_zero() -> None:
+    base, native = np.zeros((100, 10), np.uint16), np.full((100, 10), 9, np.uint16)
+    native[:40] = 0
+    places = ((slice(40, 100), slice(0, 10)),)
+    for fill_is_zero, n in ((True, 0), (False, 1)):
+        job = Job(Memory(base, (10, 10)), Memory(native, (20, 10)), suspects=places, fill_is_zero=fill_is_zero)
+        bad = [o.code for o in run_job(job, 0.05, "seed", lambda *_: None, lambda _: None).outcomes if not o.ok]
+        assert bad.count("values.native") == n
+
+
+def test_what_zarr_python_reads_otherwise_is_told() -> None:
+    array = Memory(np.arange(100).reshape(10, 10), (4, 5))
+    assert reread(array, "s").ok
+    array.again = array.values + (np.arange(10) == 7)
+    told = [reread(array, str(seed)) for seed in range(20)]
+    assert {outcome.ok for outcome in told} == {True, False}
+    bad = next(outcome for outcome in told if not outcome.ok)
+    assert bad.code == "values.undecodable"
+    assert "zarr-python reads other values" in bad.message
 
 
 def test_structure_depth_reads_no_pixels(store: Path, source: Path) -> None:

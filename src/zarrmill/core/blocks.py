@@ -54,15 +54,16 @@ def task_bytes(task: RasterTask) -> int:
     return source + work + chunks
 
 
-def n_workers(plan: StorePlan, threads: int, memory_mb: int) -> int:
+def n_workers(plan: StorePlan, threads: int, memory_mb: int, beside_bytes: int = 0) -> int:
     """Return how many workers, at most ``threads``, fit into ``memory_mb`` whichever tasks meet.
 
+    ``beside_bytes`` is what writing takes beside the workers.
     Raises: CapacityError: not even one does; the message says how much it takes.
     """
     needs = sorted((task_bytes(task) for task in plan.rasters), reverse=True)
     for n in range(min(threads, max(len(needs), 1)), 0, -1):
-        if BASE_BYTES + sum(needs[:n]) <= memory_mb * 1_000_000:
+        if BASE_BYTES + beside_bytes + sum(needs[:n]) <= memory_mb * 1_000_000:
             return n
-    need_mb = math.ceil((BASE_BYTES + needs[0]) / 1_000_000)
+    need_mb = math.ceil((BASE_BYTES + beside_bytes + needs[0]) / 1_000_000)
     found = f"one worker needs {need_mb} MB, the recipe allows memory_mb {memory_mb}"
     raise CapacityError(f"{found}; raise memory_mb, or make chunk_px smaller (this makes another store)", kind="memory")

@@ -1,4 +1,4 @@
-"""Comparing the pixels of a store with its source: every source block is read once and feeds all levels made from it."""
+"""Comparing the pixels of a store with its source: every stripe of the source is read once and feeds all levels made from it."""
 
 import hashlib
 import math
@@ -10,13 +10,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from zarrmill.core.levels_expected import Accumulator, Cell, Comparison, Layers, expected, first_layers, fold, pick_nearest
+from zarrmill.core.levels_expected import Comparison, expected_levels
 from zarrmill.core.rules import Rule
 
-BLOCK_BYTES = 64_000_000
-"""Decoded bytes that one block has at most, unless one chunk is larger."""
+STRIPE_BYTES = 12_000_000
+"""Decoded bytes that one stripe has at most, if the coarsest level allows it: memory does not grow with the product."""
 Region = tuple[slice, ...]
 Pixels = NDArray[Any]  # Any: pixels keep the dtype that they are stored with
+Absent = Callable[[str, tuple[int, ...]], str | None]
+"""Returns the key of a chunk object, by path and index, when it is not there."""
 
 
 class Readable(Protocol):
@@ -47,8 +49,21 @@ class Readable(Protocol):
         """Decoded bytes."""
         ...
 
+    @property
+    def held_bytes(self) -> int:
+        """Decoded bytes that are held beside a stripe while stripes are read one after the other."""
+        ...
+
     def read(self, region: Region) -> Pixels | str:
         """Return values, or say why they cannot be decoded."""
+        ...
+
+
+class Rereadable(Readable, Protocol):
+    """An array that can be read in two ways, by code of two origins."""
+
+    def read_again(self, region: Region) -> Pixels | str:
+        """Return what ``read`` returns, read the other way."""
         ...
 
 
@@ -77,19 +92,25 @@ class Job:
     decode_only: bool = False
     suspects: tuple[Region, ...] = ()
     """Where the store has no chunk object, in pixels of the base array; read even when only a sample is."""
+    fill_is_zero: bool = True
+    """What the store does not have reads as 0."""
 
-    def regions(self) -> list[Region]:
-        """Blocks in which the base array is read."""
-        whole = tuple(slice(0, size) for size in self.base.shape)
-        return list(split(whole, self.base, tuple(level.factor for level in self.levels)))
+    def regions(self, share: float = 1.0) -> list[Region]:
+        """Stripes in which the base array is read; no edge of theirs cuts a cell of a level.
+
+        Args: share: of them that will be read; a small one gives low stripes, so that one is not much more than was asked for.
+        """
+        cell = math.lcm(*(level.factor for level in self.levels))
+        chunk = math.lcm(*(array.inner[-2] for array in (self.base, self.native) if array and len(array.shape) > 1))
+        return list(stripes(self.base, cell, chunk, share))
 
     @property
     def cost_bytes(self) -> int:
-        """Estimate of the memory that the job needs: block twice (decoded chunk and its copy), found block, sums."""
-        n_pixels = max(math.prod(self.base.shape), 1)
-        block = max((math.prod(s.stop - s.start for s in region) for region in self.regions()), default=0)
-        block_bytes = block * self.base.n_bytes // n_pixels
-        return 2 * block_bytes + min(block_bytes, BLOCK_BYTES) + (block_bytes * 3 // 2 if self.levels else 0)
+        """Estimate of the memory that the job needs: stripe, found stripe, what is made of them, decoded chunks."""
+        shape = max((tuple(s.stop - s.start for s in region) for region in self.regions()), key=math.prod, default=())
+        arrays = [self.base, *([self.native] if self.native else []), *(level.array for level in self.levels)]
+        n_pixels: int = math.prod(shape)
+        return 3 * n_pixels * _item_bytes(self.base) + sum(array.held_bytes for array in arrays)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,63 +140,78 @@ class _Tally:
 
     array: Readable
     found: Comparison = field(default_factory=Comparison)
-    damaged: list[str] = field(default_factory=list)
+    damaged: dict[str, None] = field(default_factory=dict)
+    """What cannot be decoded, in the order in which it was met."""
     missing: set[str] = field(default_factory=set)
 
+    def damage(self, region: Region, why: str) -> None:
+        """Note what of a region cannot be decoded."""
+        self.damaged.update(dict.fromkeys(_damaged_chunks(self.array, region, why)))
 
-def split(region: Region, array: Readable, factors: tuple[int, ...] = ()) -> Iterator[Region]:
-    """Cut a region into blocks of whole chunks, up to ``BLOCK_BYTES`` each, whose edges suit as many factors as possible."""
-    if not array.shape:
-        yield ()
+
+def _item_bytes(array: Readable) -> int:
+    n_items: int = math.prod(array.shape)
+    return max(array.n_bytes // max(n_items, 1), 1)
+
+
+def stripes(array: Readable, cell: int = 1, chunk: int = 1, share: float = 1.0) -> Iterator[Region]:
+    """Cut an array into stripes of whole rows, up to ``STRIPE_BYTES`` each where a cell is not higher.
+
+    Args: cell: the height is a multiple of this, but for the last one; chunk: and of this too where that fits; share: of the
+    rows, the height of a stripe when less than all will be read.
+    """
+    shape, item = array.shape, _item_bytes(array)
+    lead = max(len(shape) - 2, 0)
+    plane = shape[lead:]
+    if 0 in shape or not shape or (lead and math.prod(shape) * item <= STRIPE_BYTES):
+        yield tuple(slice(0, n) for n in shape)
         return
-    item = max(array.n_bytes // max(math.prod(array.shape), 1), 1)
-    unit = array.chunks if math.prod(array.chunks) * item <= BLOCK_BYTES else array.inner
-    edges = [min(chunk, size) for chunk, size in zip(unit, array.shape, strict=True)]
-    for d in reversed(range(len(edges))):
-        room = max(BLOCK_BYTES // max(math.prod(edges) * item, 1), 1)
-        most = min(room, -(-array.shape[d] // edges[d]))
-        edges[d] *= max((sum(edges[d] * k % f == 0 for f in factors), k) for k in range(1, most + 1))[1]
-    steps = [range(s.start // edge * edge, s.stop, edge) for s, edge in zip(region, edges, strict=True)]
-    for starts in product(*steps):
-        yield tuple(slice(max(a, s.start), min(a + e, s.stop)) for a, e, s in zip(starts, edges, region, strict=True))
+    room = max(STRIPE_BYTES // (math.prod(plane[1:]) * item), 1)
+    if share < 1:
+        room, chunk = min(room, int(share * plane[0])), 1
+    unit = math.lcm(cell, chunk) if math.lcm(cell, chunk) <= room else cell
+    height = max(room // unit, 1) * unit
+    rest = tuple(slice(0, n) for n in plane[1:])
+    for place in product(*map(range, shape[:lead])):
+        outer = tuple(slice(i, i + 1) for i in place)
+        for start in range(0, plane[0], height):
+            yield (*outer, slice(start, min(start + height, plane[0])), *rest)
 
 
 def sample(regions: list[Region], share: float, seed: str) -> list[Region]:
     """Return a seeded share of blocks in order, at least one."""
     if share >= 1 or not regions:
         return regions
-    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big"))
-    n_taken = max(1, math.ceil(share * len(regions)))
-    return [regions[i] for i in sorted(rng.choice(len(regions), n_taken, replace=False))]
+    n_taken = max(1, round(share * len(regions)))
+    # Ordered by a hash of seed and place: the same everywhere, at any version of a random generator.
+    order = sorted(range(len(regions)), key=lambda i: hashlib.sha256(f"{seed}|{i}".encode()).digest())
+    return [regions[i] for i in sorted(order[:n_taken])]
 
 
-def run_job(
-    job: Job, share: float, seed: str, absent: Callable[[str, tuple[int, ...]], str | None], progress: Callable[[int], None]
-) -> JobResult:
+def run_job(job: Job, share: float, seed: str, absent: Absent, progress: Callable[[int], None]) -> JobResult:
     """Read and compare one job.
 
-    Args: share: of blocks to compare, 1 for all; absent: key of a chunk object by path and index when it is not there;
-    progress: called with the decoded bytes of each block.
+    Args: share: of stripes to compare, 1 for all; progress: called with the decoded bytes of each stripe.
     """
-    regions = job.regions()
+    regions = job.regions(share)
     taken = sample(regions, share, f"{seed}|{job.base.path}")
-    chosen = [r for r in regions if r in taken or any(_overlap(r, suspect) for suspect in job.suspects)]
-    result = JobResult(n_blocks=len(chosen), n_blocks_all=len(regions))
+    result = JobResult(n_blocks_all=len(regions))
     base, native = _Tally(job.base), _Tally(job.native) if job.native else None
     levels = [_Tally(level.array) for level in job.levels]
-    sums = _Sums(job, levels, complete=len(chosen) == len(regions))
-    for region in chosen:
+    for region in regions:
+        suspect = region not in taken
+        if suspect and not any(_overlap(region, absence) for absence in job.suspects):
+            continue
         pixels = job.base.read(region)
         if isinstance(pixels, str):
-            base.damaged += _damaged_chunks(job.base, region, pixels)
-            sums.complete = False
-        else:
+            base.damage(region, pixels)
+        elif not (suspect and job.fill_is_zero) or pixels.any():
+            result.n_blocks += 1
             if native is not None:
-                _compare_native(native, pixels, region, absent)
-            if job.levels:
-                sums.add(pixels, (region[0].start, region[1].start), absent)
+                _compare(native, pixels, region, absent)
+            if levels:
+                _compare_levels(job, levels, pixels, region, absent)
         progress(_region_bytes(job.base, region))
-    sums.finish(absent)
     code = "values.undecodable" if job.decode_only else "values.source"
     result.outcomes.append(_damage(code, base))
     for tally, kind in [(native, "values.native"), *((tally, "values.level") for tally in levels)]:
@@ -183,6 +219,23 @@ def run_job(
             result.outcomes += _outcomes(tally, kind)
             result.n_pixels += tally.found.n
     return result
+
+
+def reread(array: Rereadable, seed: str) -> Outcome:
+    """Read one seeded inner chunk in both ways; what one cannot decode is no matter of this check."""
+    digest = int.from_bytes(hashlib.sha256(f"{seed}|{array.path}".encode()).digest(), "big")
+    region = []
+    for size, chunk in zip(array.shape, array.inner, strict=True):
+        digest, place = divmod(digest, max(-(-size // chunk), 1))
+        region.append(slice(place * chunk, min((place + 1) * chunk, size)))
+    one, two = array.read(tuple(region)), array.read_again(tuple(region))
+    if isinstance(one, str) or isinstance(two, str):
+        ok = isinstance(one, str)
+        return Outcome(ok, "values.undecodable", array.path, f"zarr-python cannot decode {region}: {two}")
+    found = Comparison()
+    found.add(one, two, tuple(s.start for s in region))
+    text = f"zarr-python reads other values: {found.n_different} of {found.n} differ, first {found.first}"
+    return Outcome(not found.n_different, "values.undecodable", array.path, text)
 
 
 def _overlap(a: Region, b: Region) -> bool:
@@ -194,32 +247,34 @@ def _region_bytes(array: Readable, region: Region) -> int:
     return n_pixels * array.n_bytes // max(math.prod(array.shape), 1)
 
 
-def _damaged_chunks(array: Readable, region: Region, why: str) -> list[str]:
-    """Say which chunks of a region cannot be decoded by reading each alone."""
-    told = []
-    steps = [range(s.start // c * c, s.stop, c) for s, c in zip(region, array.chunks, strict=True)]
-    for starts in product(*steps):
-        one = tuple(slice(a, min(a + c, n)) for a, c, n in zip(starts, array.chunks, array.shape, strict=True))
-        answer = array.read(one)
+def _damaged_chunks(array: Readable, region: Region, why: str) -> Iterator[str]:
+    """Say which chunks of a region cannot be decoded by reading what lies in each alone."""
+    steps = [range(s.start // c, -(-s.stop // c)) for s, c in zip(region, array.chunks, strict=True)]
+    told = False
+    for index in product(*steps):
+        edges = zip(index, region, array.chunks, strict=True)
+        answer = array.read(tuple(slice(max(s.start, i * c), min(s.stop, (i + 1) * c)) for i, s, c in edges))
         if isinstance(answer, str):
-            told.append(f"chunk {tuple(a // c for a, c in zip(starts, array.chunks, strict=True))}: {answer}")
-    return told or [why]
+            told = True
+            yield f"chunk {index}: {answer}"
+    if not told:
+        yield why
 
 
-def _compare_native(tally: _Tally, pixels: Pixels, region: Region, absent: Callable[[str, tuple[int, ...]], str | None]) -> None:
-    origin = tuple(s.start for s in region)
-    for part in split(region, tally.array):
-        inside = tuple(slice(s.start - o, s.stop - o) for s, o in zip(part, origin, strict=True))
-        _compare(tally, pixels[inside] if inside else pixels, part, absent)
+def _compare_levels(job: Job, tallies: list[_Tally], pixels: Pixels, region: Region, absent: Absent) -> None:
+    """Compare one stripe of every level with what the rules make of the pixels."""
+    wanted = expected_levels(pixels, [(level.factor, level.rule, level.nodata) for level in job.levels])
+    for level, tally, values in zip(job.levels, tallies, wanted, strict=True):
+        start = region[0].start // level.factor
+        place = (slice(start, start + values.shape[0]), slice(0, values.shape[1]))
+        _compare(tally, values, place, absent, close=True)
 
 
-def _compare(
-    tally: _Tally, wanted: Pixels, region: Region, absent: Callable[[str, tuple[int, ...]], str | None], close: bool = False
-) -> None:
+def _compare(tally: _Tally, wanted: Pixels, region: Region, absent: Absent, close: bool = False) -> None:
     """Compare one region of a store array with what it must hold."""
     found = tally.array.read(region)
     if isinstance(found, str):
-        tally.damaged += _damaged_chunks(tally.array, region, found)
+        tally.damage(region, found)
         return
     if close and found.dtype.kind == "f":
         found = np.where(np.isclose(found, wanted, rtol=1e-6, atol=0, equal_nan=True), wanted, found)
@@ -236,92 +291,8 @@ def _compare(
             tally.missing.add(key)
 
 
-class _Sums:
-    """All levels of one array, fed block by block."""
-
-    def __init__(self, job: Job, tallies: list[_Tally], complete: bool) -> None:
-        self.job = job
-        self.tallies = tallies
-        self.complete = complete
-        """Every block is read, so cells that are cut by block edges can be put together."""
-        self.cut: dict[int, Accumulator] = {}
-        """Levels that some block edge cuts, by their place in ``job.levels``."""
-        if complete:
-            regions = job.regions()
-            for i, level in enumerate(job.levels):
-                # The nearest pixel lies in one block, so its cells need not be put together.
-                if level.rule != "nearest" and any(not _whole(r, level.factor, job.base.shape) for r in regions):
-                    self.cut[i] = Accumulator(level.rule, (level.array.shape[0], level.array.shape[1]))
-
-    def add(self, pixels: Pixels, start: Cell, absent: Callable[[str, tuple[int, ...]], str | None]) -> None:
-        """Fold one block to every level: each from the coarsest partial result that its cells are made of."""
-        region = tuple(slice(s, s + n) for s, n in zip(start, pixels.shape, strict=True))
-        parts: dict[tuple[Rule, int | None], dict[int, Layers]] = {}
-        for i, level in enumerate(self.job.levels):
-            if level.rule == "nearest":
-                self._nearest(i, level, pixels, start, absent)
-                continue
-            known = parts.setdefault((level.rule, level.nodata), {})
-            if not known:
-                known[1] = first_layers(pixels, level.rule, level.nodata)
-            # Fold as far as the block's edges allow in one go; only the small rest goes through cut cells.
-            step = max(f for f in range(1, level.factor + 1) if level.factor % f == 0 and _whole(region, f, self.job.base.shape))
-            if step not in known:
-                finer = max(f for f in known if step % f == 0 and _whole(region, f, self.job.base.shape))
-                known[step] = fold(known[finer], level.rule, step // finer, (start[0] // finer, start[1] // finer))
-            layers = fold(known[step], level.rule, level.factor // step, (start[0] // step, start[1] // step))
-            known[level.factor] = layers
-            cell = (start[0] // level.factor, start[1] // level.factor)
-            if i in self.cut:
-                self.cut[i].add(layers, cell)
-            else:
-                layers, cell = _inner(layers, region, level.factor, cell)
-                self._compare(i, layers, cell, pixels.dtype, absent)
-
-    def _nearest(
-        self, i: int, level: LevelTarget, pixels: Pixels, start: Cell, absent: Callable[[str, tuple[int, ...]], str | None]
-    ) -> None:
-        picked, cell = pick_nearest(pixels, level.factor, start)
-        if picked.size:
-            region = tuple(slice(c, c + n) for c, n in zip(cell, picked.shape, strict=True))
-            _compare(self.tallies[i], picked, region, absent)
-
-    def _compare(
-        self, i: int, layers: Layers, cell: Cell, dtype: np.dtype[Any], absent: Callable[[str, tuple[int, ...]], str | None]
-    ) -> None:
-        wanted = expected(layers, self.job.levels[i].rule, dtype, self.job.levels[i].nodata)
-        if not wanted.size:
-            return
-        region = tuple(slice(c, c + n) for c, n in zip(cell, wanted.shape, strict=True))
-        origin = cell
-        for part in split(region, self.tallies[i].array):
-            inside = tuple(slice(s.start - o, s.stop - o) for s, o in zip(part, origin, strict=True))
-            _compare(self.tallies[i], wanted[inside], part, absent, close=True)
-
-    def finish(self, absent: Callable[[str, tuple[int, ...]], str | None]) -> None:
-        """Compare the levels that had to be put together; not when a block of the source could not be read."""
-        if not self.complete:
-            return
-        for i, accumulator in self.cut.items():
-            dtype = np.dtype(getattr(self.job.base, "dtype", "uint16"))
-            self._compare(i, accumulator.layers, (0, 0), dtype, absent)
-
-
-def _whole(region: Region, factor: int, shape: tuple[int, ...]) -> bool:
-    """Whether no cell of ``factor`` pixels is cut by an edge of the region."""
-    return all(s.start % factor == 0 and (s.stop % factor == 0 or s.stop == n) for s, n in zip(region, shape, strict=True))
-
-
-def _inner(layers: Layers, region: Region, factor: int, cell: Cell) -> tuple[Layers, Cell]:
-    """Drop the outer cells that an edge of the region cuts (sampled blocks)."""
-    head = [1 if s.start % factor else 0 for s in region]
-    tail = [1 if s.stop % factor else 0 for s in region]
-    pick = tuple(slice(h, None if not t else -t) for h, t in zip(head, tail, strict=True))
-    return {key: layer[pick] for key, layer in layers.items()}, (cell[0] + head[0], cell[1] + head[1])
-
-
 def _damage(code: str, tally: _Tally) -> Outcome:
-    told = "; ".join(tally.damaged[:5]) + (f"; {len(tally.damaged)} in all" if len(tally.damaged) > 5 else "")
+    told = "; ".join(list(tally.damaged)[:5]) + (f"; {len(tally.damaged)} in all" if len(tally.damaged) > 5 else "")
     return Outcome(not tally.damaged, code, tally.array.path, f"cannot be decoded: {told}")
 
 
@@ -334,6 +305,6 @@ def _outcomes(tally: _Tally, kind: str) -> list[Outcome]:
     outcomes.append(Outcome(not missing, "structure.missing_chunk", path, told))
     if found.n:
         outcomes.append(Outcome(found.n_different == 0, kind, path, text))
-        text = f"{found.nodata_found} nodata pixels, expected {found.nodata_expected}"
+        text = f"{found.nodata_found} nodata pixels where pixels differ, expected {found.nodata_expected}"
         outcomes.append(Outcome(found.nodata_found == found.nodata_expected, "values.nodata", path, text))
     return outcomes

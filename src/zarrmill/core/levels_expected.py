@@ -1,11 +1,12 @@
 """What the pixels of a coarser level must be, computed from the finest level with plain numpy, independent of the converter.
 
 Partial results ("layers") are additive: integer sums and counts, unions of bits, or counts by class. They can be folded again
-to a coarser grid without rounding in between, and pieces of one cell that lie in different blocks can be put together.
+to a coarser grid without rounding in between.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,39 @@ from zarrmill.core.rules import Rule
 Pixels = NDArray[Any]  # Any: pixels keep the dtype of the source
 Layers = dict[int, Pixels]
 """``average``: 0 the sum and 1 the count of valid pixels; ``or``: 0 the bits; ``mode``: count by class."""
-Cell = tuple[int, int]
-"""Row and column on some grid."""
+
+_BAND_ROWS = 72
+"""Rows folded at a time: few enough to stay in cache."""
 
 
-_BAND_ROWS = 252
-"""Rows folded at a time."""
+def expected_levels(pixels: Pixels, levels: Sequence[tuple[int, Rule, int | None]]) -> list[Pixels]:
+    """Return what each level must hold.
+
+    Args: pixels: ``(y, x)`` of the finest level; both sides are multiples of every factor. levels: fine to coarse, each with
+    factor, rule, and the integer that means no data in a mean.
+    Returns: one array a level, in the dtype of ``pixels``.
+    """
+    unit = math.lcm(*(factor for factor, _, _ in levels))
+    band = max(_BAND_ROWS // unit, 1) * unit
+    bands = [_band_levels(pixels[start : start + band], levels) for start in range(0, len(pixels), band)]
+    return [np.concatenate(parts) for parts in zip(*bands, strict=True)]
+
+
+def _band_levels(pixels: Pixels, levels: Sequence[tuple[int, Rule, int | None]]) -> list[Pixels]:
+    """Fold each level from the coarsest partial result that its cells are made of."""
+    known: dict[tuple[Rule, int | None], dict[int, Layers]] = {}
+    out = []
+    for factor, rule, nodata in levels:
+        if rule == "nearest":
+            out.append(pixels[factor // 2 :: factor, factor // 2 :: factor])
+            continue
+        made = known.setdefault((rule, nodata), {})
+        if not made:
+            made[1] = first_layers(pixels, rule, nodata)
+        finer = max(f for f in made if factor % f == 0)
+        made[factor] = fold(made[finer], rule, factor // finer)
+        out.append(expected(made[factor], rule, pixels.dtype, nodata))
+    return out
 
 
 def first_layers(pixels: Pixels, rule: Rule, nodata: int | None) -> Layers:
@@ -42,41 +70,23 @@ def first_layers(pixels: Pixels, rule: Rule, nodata: int | None) -> Layers:
     return {0: pixels}
 
 
-def fold(layers: Layers, rule: Rule, factor: int, start: Cell) -> Layers:
-    """Combine ``factor`` x ``factor`` cells; cells cut by the block's edge hold what lies inside.
-
-    Args: start: row and column of the block's first cell on the finer grid.
-    """
+def fold(layers: Layers, rule: Rule, factor: int) -> Layers:
+    """Combine ``factor`` x ``factor`` cells; both sides are multiples of it."""
     ufunc = np.bitwise_or if rule == "or" else np.add
-    n_rows = len(next(iter(layers.values())))
-    band = max(factor, _BAND_ROWS // factor * factor)
-    if n_rows > band and start[0] % factor == 0 and n_rows % factor == 0:
-        # In bands of rows that stay in cache: several times faster on a block of thousands of rows.
-        bands = [{key: layer[i : i + band] for key, layer in layers.items()} for i in range(0, n_rows, band)]
-        folded = [fold(part, rule, factor, (start[0] + i * band, start[1])) for i, part in enumerate(bands)]
-        return {key: np.concatenate([part[key] for part in folded]) for key in layers}
-    return {key: _fold(_fold(layer, ufunc, factor, start[0], 0), ufunc, factor, start[1], 1) for key, layer in layers.items()}
+    return {key: _fold(_fold(layer, ufunc, factor, 0), ufunc, factor, 1) for key, layer in layers.items()}
 
 
-def _fold(values: Pixels, ufunc: np.ufunc, factor: int, start: int, axis: int) -> Pixels:
-    if factor == 1:
-        return values
+def _fold(values: Pixels, ufunc: np.ufunc, factor: int, axis: int) -> Pixels:
     if values.dtype.kind == "b" and ufunc is np.add:
         values = values.view(np.uint8)
     # uint32 holds the sum of 65535 pixels of 16 bits, so factors up to 255 are exact.
     narrow = values.dtype.itemsize < 4 and values.dtype.kind in "bu"
     dtype = np.dtype(np.uint32) if narrow and ufunc is np.add else values.dtype
-    length = values.shape[axis]
-    if start % factor == 0 and length % factor == 0:
-        pick = [slice(None), slice(None)]
-        pick[axis] = slice(0, None, factor)
-        out = values[tuple(pick)].astype(dtype)
-        for offset in range(1, factor):
-            pick[axis] = slice(offset, None, factor)
-            ufunc(out, values[tuple(pick)], out=out)
-        return out
-    edges = np.maximum(np.arange(start // factor, (start + length - 1) // factor + 1) * factor - start, 0)
-    return np.asarray(ufunc.reduceat(values, edges, axis=axis, dtype=dtype))
+    parts = [values[offset::factor] if axis == 0 else values[:, offset::factor] for offset in range(factor)]
+    out = parts[0].astype(dtype)
+    for part in parts[1:]:
+        ufunc(out, part, out=out)
+    return out
 
 
 def expected(layers: Layers, rule: Rule, dtype: np.dtype[Any], nodata: int | None) -> Pixels:
@@ -100,35 +110,6 @@ def expected(layers: Layers, rule: Rule, dtype: np.dtype[Any], nodata: int | Non
     return layers[0].astype(dtype)
 
 
-def pick_nearest(pixels: Pixels, factor: int, start: Cell) -> tuple[Pixels, Cell]:
-    """Return the pixels at index ``factor // 2`` of their cells, and the first cell that has its pixel in this block."""
-    first = tuple(-(-(s - factor // 2) // factor) for s in start)
-    offset = [cell * factor + factor // 2 - s for cell, s in zip(first, start, strict=True)]
-    return pixels[offset[0] :: factor, offset[1] :: factor], (first[0], first[1])
-
-
-@dataclass(slots=True)
-class Accumulator:
-    """A whole coarse level put together from blocks whose edges cut its cells."""
-
-    rule: Rule
-    shape: Cell
-    """Shape of the level."""
-    layers: Layers = field(default_factory=dict)
-
-    def add(self, layers: Mapping[int, Pixels], cell: Cell) -> None:
-        """Add the layers of one block; ``cell`` is its first cell on the level."""
-        for key, layer in layers.items():
-            if key not in self.layers:
-                self.layers[key] = np.zeros(self.shape, layer.dtype)
-            rows, columns = layer.shape
-            place = self.layers[key][cell[0] : cell[0] + rows, cell[1] : cell[1] + columns]
-            if self.rule == "or":
-                place |= layer
-            else:
-                place += layer
-
-
 @dataclass(slots=True)
 class Comparison:
     """How found pixels differ from expected ones, over all blocks of an array."""
@@ -136,6 +117,7 @@ class Comparison:
     n: int = 0
     n_different: int = 0
     nodata_found: int = 0
+    """Pixels without data in the blocks that are not equal."""
     nodata_expected: int = 0
     first: str = ""
     """Place, found and expected value of the first difference."""
@@ -143,11 +125,11 @@ class Comparison:
     def add(self, found: Pixels, wanted: Pixels, start: tuple[int, ...]) -> Pixels | None:
         """Compare one block that starts at ``start``; return the mask of different pixels, or None when all are equal."""
         self.n += found.size
+        if np.array_equal(found, wanted):
+            return None
         if found.dtype.kind in "biuf":
             self.nodata_found += _n_nodata(found)
             self.nodata_expected += _n_nodata(wanted)
-        if np.array_equal(found, wanted):
-            return None
         different = np.asarray(found != wanted)
         if found.dtype.kind == "f" and wanted.dtype.kind == "f":
             different &= ~(np.isnan(found) & np.isnan(wanted))

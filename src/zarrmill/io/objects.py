@@ -3,13 +3,13 @@
 Credentials for ``s3://`` come from the standard chain (environment, profile, web identity) and from nowhere else.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from zarrmill.errors import SourceError
@@ -64,24 +64,39 @@ class Objects:
         Raises: MissingObjectError: it is not there; SourceError: access denied, or no answer in time.
         """
         if self.local is not None:
-            with _translated(f"{self.href}/{key}"):
+            with _Translated(f"{self.href}/{key}"):
                 return (self.local / key).read_bytes()
         import obstore
 
-        with _translated(f"{self.href}/{key}"):
+        with _Translated(f"{self.href}/{key}"):
             return bytes(obstore.get(self.backend, key).bytes())
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Return ``length`` bytes of one object from ``start``; a negative start counts from the end.
+        """Return ``length`` bytes of one object from ``start``, fewer when it ends before.
 
         Raises: as ``get``.
         """
-        import obstore
+        return self.get_ranges(key, [(start, length)])[0]
 
-        with _translated(f"{self.href}/{key}"):
-            if start < 0:
-                start += self.size(key)
-            return bytes(obstore.get_range(self.backend, key, start=start, length=length))
+    def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return several ranges ``(start, length)`` of one object; near ones are fetched together.
+
+        A server that knows no ranges is asked for the whole object.
+        Raises: as ``get``.
+        """
+        if self.local is not None:
+            with _Translated(f"{self.href}/{key}"), (self.local / key).open("rb", buffering=0) as stream:
+                return [_read_at(stream, start, length) for start, length in ranges]
+        import obstore
+        from obstore.exceptions import NotSupportedError
+
+        with _Translated(f"{self.href}/{key}"):
+            starts, lengths = [start for start, _ in ranges], [length for _, length in ranges]
+            try:
+                return [bytes(part) for part in obstore.get_ranges(self.backend, key, starts=starts, lengths=lengths)]
+            except NotSupportedError:
+                whole = self.get(key)
+                return [whole[start : start + length] for start, length in ranges]
 
     def size(self, key: str) -> int:
         """Return the size of one object in bytes.
@@ -89,11 +104,11 @@ class Objects:
         Raises: as ``get``.
         """
         if self.local is not None:
-            with _translated(f"{self.href}/{key}"):
+            with _Translated(f"{self.href}/{key}"):
                 return (self.local / key).stat().st_size
         import obstore
 
-        with _translated(f"{self.href}/{key}"):
+        with _Translated(f"{self.href}/{key}"):
             return int(obstore.head(self.backend, key)["size"])
 
     def exists(self, key: str) -> bool:
@@ -112,7 +127,7 @@ class Objects:
             for path in sorted(path for path in self.local.rglob("*") if path.is_file()):
                 yield path.relative_to(self.local).as_posix(), path.stat().st_size
             return
-        with _translated(self.href):
+        with _Translated(self.href):
             found = [(str(meta["path"]), int(meta["size"])) for page in obstore.list(self.backend) for meta in page]
         yield from sorted(found)
 
@@ -131,16 +146,29 @@ def local_path(href: str) -> Path | None:
     return None if "://" in href else Path(href)
 
 
-@contextmanager
-def _translated(place: str) -> Iterator[None]:
-    from obstore import exceptions as known
+def _read_at(stream: IO[bytes], start: int, length: int) -> bytes:
+    stream.seek(start)
+    return stream.read(length)
 
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, known.NotFoundError) as error:
-        raise MissingObjectError(place) from error
-    except (PermissionError, known.PermissionDeniedError, known.UnauthenticatedError) as error:
-        raise SourceError(f"{place}: access denied; check credentials and rights", kind="denied") from error
-    except (known.BaseError, OSError) as error:
-        reason = str(error).split("\n")[0][:300]
-        raise SourceError(f"{place}: no answer ({reason}); try again later", kind="timeout") from error
+
+class _Translated:
+    """Turns errors of a place into ours. No generator: its frames would keep what a caller holds until the next collection."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            return
+        from obstore import exceptions as known
+
+        if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError | known.NotFoundError):
+            raise MissingObjectError(self._place) from error
+        if isinstance(error, PermissionError | known.PermissionDeniedError | known.UnauthenticatedError):
+            raise SourceError(f"{self._place}: access denied; check credentials and rights", kind="denied") from error
+        if isinstance(error, known.BaseError | OSError):
+            reason = str(error).split("\n")[0][:300]
+            raise SourceError(f"{self._place}: no answer ({reason}); try again later", kind="timeout") from error

@@ -64,6 +64,8 @@ class Writer(Protocol):
 
     href: str
     codec: Codec
+    buffer_bytes: int
+    """Most memory that what is on its way out takes."""
 
     def is_sealed(self) -> bool: ...
     def locked(self, wait_s: float = 600.0) -> AbstractContextManager[None]: ...
@@ -82,7 +84,7 @@ class StoreWriter:
 
     def __init__(self, path: Path, codec: Codec) -> None:
         self.path, self.href = path, str(path)
-        self.codec = codec
+        self.codec, self.buffer_bytes = codec, 0
         self.journal = path.with_name(f"{path.name}.journal")
 
     def is_sealed(self) -> bool:

@@ -21,6 +21,8 @@ from zarrmill.io.upload import Upload, Uploads, md5
 from zarrmill.io.written import Written
 
 _READ_BYTES = 8 << 20
+_N_OPEN = 16
+"""Shards that are open at once, each with less than a part in memory."""
 
 
 class BucketWriter:
@@ -28,6 +30,8 @@ class BucketWriter:
 
     def __init__(self, href: str, codec: Codec) -> None:
         self.href, self.codec = href, codec
+        settings = buckets.settings()
+        self.buffer_bytes = (settings.max_concurrency + _N_OPEN) * settings.part_mb << 20
         self._bucket, self._prefix = buckets.split(href)
         self._lease = Lease(self._bucket, f"{self._prefix}.journal")
         self._uploads: Uploads | None = None

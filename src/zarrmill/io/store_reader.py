@@ -1,10 +1,9 @@
-"""Reading a finished store, or its source, object by object: bytes as they lie there, arrays through zarr-python.
+"""Reading a finished store, or its source, object by object: bytes as they lie there, arrays by region.
 
-Nothing of the converter is used here. Bytes that cannot be decoded are told, not raised; a place that does not answer is an
-``UnknownStateError``.
+Pixels are read apart from the converter's way (``io.chunk_reader``), or through zarr-python. Bytes that cannot be decoded are
+told, not raised; a place that does not answer is an ``UnknownStateError``.
 """
 
-import hashlib
 import json
 import math
 import warnings
@@ -21,8 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zarrmill.errors import SourceError, StoreError, UnknownStateError
+from zarrmill.io.chunk_layout import layout_v2, layout_v3
+from zarrmill.io.chunk_reader import ByteReader, ChunkError, ChunkReader
 from zarrmill.io.objects import MissingObjectError, Objects
-from zarrmill.model import Json
+from zarrmill.io.source import read_tree
+from zarrmill.model import Json, SourceArray, SourceTree
 
 if TYPE_CHECKING:
     import zarr
@@ -43,7 +45,7 @@ _DECODE = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class ArrayReader:
     """One array, readable by region."""
 
@@ -57,37 +59,78 @@ class ArrayReader:
     """Shape of the smallest piece that can be decoded alone."""
     attributes: Mapping[str, Json]
     dims: tuple[str, ...]
-    array: "zarr.Array[Any]"
     objects: Objects
+    direct: ChunkReader | None
+    """Decodes chunks without zarr-python; None when only that can."""
+    document: Mapping[str, Json] | None = None
+    """``zarr.json`` of the array itself; None: zarr-python reads it from the place."""
 
     @property
     def n_bytes(self) -> int:
         """Decoded bytes; text counts eight bytes an item."""
         return math.prod(self.shape) * (8 if self.dtype == "string" else np.dtype(self.dtype).itemsize)
 
+    @property
+    def held_bytes(self) -> int:
+        """Decoded bytes that are held beside a region: a row of inner chunks where those are not decoded in part."""
+        if self.direct is not None and not self.direct.keeps:
+            return 0
+        along = (-(-n // c) * c for n, c in zip(self.shape[1:], self.inner[1:], strict=True))
+        return math.prod(self.inner[:1]) * math.prod(along) * self.n_bytes // max(math.prod(self.shape), 1)
+
     def read(self, region: Region) -> Values | str:
         """Return the values of a region, or say why they cannot be decoded. Text becomes fixed-width unicode.
 
         Raises: UnknownStateError: the place did not answer.
         """
+        if self.direct is None:
+            return self.read_again(region)
+        try:
+            with reachable(self.objects):
+                return _native(self.direct.read(region))
+        except ChunkError as error:
+            return str(error)
+
+    def read_again(self, region: Region) -> Values | str:
+        """Return the same as ``read``, through zarr-python: slower, and written by others."""
         from obstore.exceptions import BaseError
 
         try:
-            values = np.asarray(self.array[region])
+            return _native(np.asarray(self.array[region]))
         except BaseError as error:
             with reachable(self.objects):
                 self._is_there()
-            return f"{type(error).__name__}: {error}".split("\n")[0][:200]
+            return _told(error)
         except _DECODE as error:
-            return f"{type(error).__name__}: {error}".split("\n")[0][:200]
-        if values.dtype.kind in "OT":
-            return np.asarray(values.tolist(), dtype=str)
-        return values.astype(values.dtype.newbyteorder("="), copy=False)
+            return _told(error)
+
+    @cached_property
+    def array(self) -> "zarr.Array[Any]":
+        """The array as zarr-python opens it; it raises what it likes."""
+        import zarr
+        from zarr.storage import StorePath
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # zarr warns of dtypes whose v3 form is not final
+            store = self.objects.zarr_store()
+            if self.document is None:
+                return zarr.open_array(store=store, path=self.path, mode="r")
+            return zarr.Array.from_dict(StorePath(store, self.path), dict(self.document))
 
     def _is_there(self) -> None:
         """Ask for the array's metadata again: an error here is an outage, none means that the chunk itself is bad."""
         for name in ("zarr.json", ".zarray"):
             self.objects.exists(f"{self.path}/{name}")
+
+
+def _native(values: Values) -> Values:
+    if values.dtype.kind in "OT":
+        return np.asarray(values.tolist(), dtype=str)
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".split("\n")[0][:200]
 
 
 @contextmanager
@@ -123,8 +166,8 @@ def list_sizes(objects: Objects) -> dict[str, int] | None:
     return sizes
 
 
-def read_documents(objects: Objects, sizes: Mapping[str, int] | None, threads: int) -> dict[str, bytes]:
-    """Return the ``zarr.json`` of every node by its path, the root's under the empty path.
+def read_documents(objects: Objects, read: ByteReader, sizes: Mapping[str, int] | None, threads: int) -> dict[str, bytes]:
+    """Return the ``zarr.json`` of every node by its path, the root's under the empty path, read with ``read``.
 
     Without a listing the nodes are those of the root's consolidated metadata.
     Raises: StoreError: without a listing, no root; UnknownStateError: the place does not answer.
@@ -139,11 +182,11 @@ def read_documents(objects: Objects, sizes: Mapping[str, int] | None, threads: i
                 raise StoreError(f"{objects.href}: no zarr.json there; check the address", kind="missing") from None
         keys = ["zarr.json", *(f"{path}/zarr.json" for path in _consolidated_paths(root))]
     with reachable(objects), ThreadPoolExecutor(max(threads, 1) * 4) as pool:
-        found = pool.map(lambda key: _get(objects, key), keys)
+        found = pool.map(lambda key: _get(read, key), keys)
         return {key.rpartition("/")[0]: data for key, data in zip(keys, found, strict=True) if data is not None}
 
 
-def _get(objects: Objects, key: str) -> bytes | None:
+def _get(objects: ByteReader, key: str) -> bytes | None:
     try:
         return objects.get(key)
     except MissingObjectError:
@@ -157,103 +200,72 @@ def _consolidated_paths(root: bytes) -> list[str]:
         return []
 
 
-def open_array(objects: Objects, path: str, document: Mapping[str, Json], outer: tuple[int, ...]) -> ArrayReader | str:
+def open_array(
+    objects: Objects,
+    read: ByteReader,
+    path: str,
+    document: Mapping[str, Json],
+    outer: tuple[int, ...],
+    sizes: Mapping[str, int] | None,
+    full: bool,
+) -> ArrayReader | str:
     """Return a reader of one array made from its own ``zarr.json``, or say why zarr-python refuses it.
 
-    Call it from the main thread only: it silences zarr's warnings on data types without a final specification.
+    Call it from the main thread only: it silences warnings.
+    Args: read: what chunks are read with; full: the array will be read from its begin to its end, and zarr-python is asked
+    even where it is not needed.
     """
-    import zarr
-    from zarr.storage import StorePath
+    layout = layout_v3(path, document)
+    names = document.get("dimension_names")
+    dims = tuple(str(name) for name in names) if isinstance(names, list) else ()
+    direct = ChunkReader(read, layout, sizes, full) if layout else None
+    reader = ArrayReader(path, (), "", outer, (), document.get("attributes", {}), dims, objects, direct, document)
+    try:
+        if layout is None or full:
+            array = reader.array
+            reader.shape, reader.dtype, reader.inner = array.shape, _dtype(np.dtype(array.dtype)), array.chunks
+        else:
+            reader.shape, reader.dtype, reader.inner = layout.shape, _dtype(layout.dtype), layout.inner
+        return reader
+    except _DECODE as error:
+        return _told(error)
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            array = zarr.Array.from_dict(StorePath(objects.zarr_store(), path), dict(document))
-            dims = tuple(str(name) for name in document.get("dimension_names") or ())
-            attributes = document.get("attributes", {})
-            return ArrayReader(path, array.shape, _dtype(array), outer, array.chunks, attributes, dims, array, objects)
-        except _DECODE as error:
-            return f"{type(error).__name__}: {error}".split("\n")[0][:200]
 
-
-def _dtype(array: "zarr.Array[Any]") -> str:
-    dtype = np.dtype(array.dtype)
+def _dtype(dtype: np.dtype[Any]) -> str:
     return "string" if dtype.kind in "OTU" else dtype.newbyteorder("=").name
 
 
 @dataclass(frozen=True)
 class SourceReader:
-    """A source product, Zarr v2 or v3."""
+    """A source product, Zarr v2 or v3, with consolidated metadata."""
 
     objects: Objects
+    ahead: bool = True
+    """Arrays are read from their begin to their end."""
 
     @cached_property
-    def arrays(self) -> dict[str, ArrayReader]:
-        """Path to reader of every array, sorted.
-
-        Raises: SourceError: nothing is there, or the metadata cannot be used; UnknownStateError: no answer.
-        """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return dict(sorted(self._arrays()))
+    def _tree(self) -> SourceTree:
+        with reachable(self.objects):
+            return read_tree(self.objects)
 
     @property
     def attributes(self) -> Mapping[str, Json]:
-        """Attributes of the root group."""
-        return dict(self._group.attrs)
+        """Attributes of the root group.
+
+        Raises: SourceError: nothing is there, or the metadata cannot be used; UnknownStateError: no answer.
+        """
+        return self._tree.groups[""]
 
     @cached_property
-    def _group(self) -> "zarr.Group":
-        import zarr
-        from obstore.exceptions import BaseError, NotFoundError
+    def arrays(self) -> dict[str, ArrayReader]:
+        """Path to reader of every array, sorted. Raises: as ``attributes``."""
+        return {path: self._reader(array) for path, array in self._tree.arrays.items()}
 
-        place = self.objects.href
-        with reachable(self.objects):
-            if self.objects.local is not None and not self.objects.local.exists():
-                raise SourceError(f"{place}: no such product; check the href", kind="missing")
-            if not any(self.objects.exists(name) for name in ("zarr.json", ".zmetadata", ".zgroup")):
-                raise SourceError(f"{place}: no root metadata of Zarr v2 or v3; check the href", kind="missing")
-        try:
-            return zarr.open_group(self.objects.zarr_store(), mode="r")
-        except (FileNotFoundError, NotFoundError) as error:
-            raise SourceError(f"{place}: no Zarr group; check the href", kind="missing") from error
-        except BaseError as error:
-            raise UnknownStateError(f"{place}: no answer ({error}); validate again", kind="outage") from error
-        except _DECODE as error:
-            raise SourceError(f"{place}: metadata cannot be read ({error}); report it", kind="metadata") from error
-
-    def _arrays(self) -> Iterator[tuple[str, ArrayReader]]:
-        import zarr
-        from obstore.exceptions import BaseError
-
-        try:
-            members = list(self._group.members(max_depth=None))
-        except BaseError as error:
-            raise UnknownStateError(f"{self.objects.href}: no answer ({error}); validate again", kind="outage") from error
-        except _DECODE as error:
-            raise SourceError(f"{self.objects.href}: metadata cannot be read ({error}); report it", kind="metadata") from error
-        for path, node in members:
-            if isinstance(node, zarr.Array):
-                attributes = dict(node.attrs)
-                names = getattr(node.metadata, "dimension_names", None) or attributes.get("_ARRAY_DIMENSIONS") or ()
-                dims = tuple(str(name) for name in names)  # type: ignore[union-attr]
-                outer = node.shards or node.chunks
-                yield path, ArrayReader(path, node.shape, _dtype(node), outer, node.chunks, attributes, dims, node, self.objects)
-
-
-def tree_sha256(objects: Objects, sizes: Mapping[str, int], threads: int) -> str:
-    """Return the sha256 over ``<key> <size> <sha256>`` lines of every object but the root ``zarr.json``, sorted by key.
-
-    Raises: UnknownStateError: the place does not answer.
-    """
-    keys = sorted(key for key in sizes if key != "zarr.json")
-    with reachable(objects), ThreadPoolExecutor(max(threads, 1)) as pool:
-        lines = list(pool.map(lambda key: _digest_line(objects, key), keys))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _digest_line(objects: Objects, key: str) -> str:
-    data = _get(objects, key)
-    if data is None:
-        return f"{key} gone\n"
-    return f"{key} {len(data)} {hashlib.sha256(data).hexdigest()}\n"
+    def _reader(self, array: SourceArray) -> ArrayReader:
+        is_v2 = self._tree.zarr_format == 2
+        layout = (layout_v2 if is_v2 else layout_v3)(array.path, array.encoding)
+        direct = ChunkReader(self.objects, layout, None, self.ahead) if layout else None
+        outer = array.chunks if is_v2 else tuple(array.encoding["chunk_grid"]["configuration"]["chunk_shape"])
+        dtype = "string" if array.dtype == "string" else _dtype(np.dtype(array.dtype))
+        seen = (array.path, array.shape, dtype, outer, array.chunks, array.attributes, array.dims)
+        return ArrayReader(*seen, self.objects, direct)

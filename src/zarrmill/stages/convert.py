@@ -71,7 +71,7 @@ def convert(
         objects = Objects(product.href)
         tree = _planned_tree(objects, product, meter)
         plan = plan_store(objects, tree, product.product_type, recipe)
-        workers = n_workers(plan, threads, recipe.memory_mb)
+        workers = n_workers(plan, threads, recipe.memory_mb, writer.buffer_bytes)
         meter.step("plan")
         findings: tuple[Finding, ...] = ()
         with writer.locked():

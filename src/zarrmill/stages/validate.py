@@ -8,7 +8,7 @@ import re
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,10 +22,12 @@ from zarrmill.core.checks import Checks
 from zarrmill.core.checks_arrays import GivenArray, GivenTree
 from zarrmill.core.checks_conventions import check_conventions
 from zarrmill.core.checks_tree import StoreTree
-from zarrmill.core.checks_values import Job, JobResult, LevelTarget, Region, run_job
+from zarrmill.core.checks_values import Job, JobResult, LevelTarget, Outcome, reread, run_job
 from zarrmill.core.rules import level_rule
 from zarrmill.errors import EXIT_FAILED, EXIT_OK
 from zarrmill.io import readers, store_reader
+from zarrmill.io.chunk_reader import ByteReader
+from zarrmill.io.hashed import HashedObjects
 from zarrmill.io.objects import Objects
 from zarrmill.io.store_reader import ArrayReader, SourceReader
 from zarrmill.model import Measured, Product, Severity, ValidationReport, Verdict
@@ -45,6 +47,8 @@ class _Run:
     """State of one validation."""
 
     store: Objects
+    read: ByteReader
+    """Reads the store's bytes; hashes them on the way where a digest has to be compared."""
     source: SourceReader | None
     limits: Validation
     pixels: Pixels | None
@@ -107,10 +111,11 @@ def validate(
 
 
 def _run(store: Objects, source: str | None, recipe: Recipe | None, threads: int, seed: str, progress: Progress | None) -> _Run:
-    given = SourceReader(Objects(source.rstrip("/"))) if source else None
+    limits = recipe.validation if recipe else Validation()
+    given = SourceReader(Objects(source.rstrip("/")), ahead=limits.depth == "full") if source else None
     if recipe is None:
-        return _Run(store, given, Validation(), None, DEFAULT_MEMORY_MB, threads, seed, progress)
-    return _Run(store, given, recipe.validation, recipe.pixels, recipe.memory_mb, threads, seed, progress)
+        return _Run(store, store, given, limits, None, DEFAULT_MEMORY_MB, threads, seed, progress)
+    return _Run(store, store, given, limits, recipe.pixels, recipe.memory_mb, threads, seed, progress)
 
 
 _RANK = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
@@ -136,13 +141,6 @@ def _measured(run: _Run, started: datetime, wall: float, cpu: float) -> Measured
 
 
 def _check(run: _Run) -> None:
-    import zarr
-
-    with zarr.config.set({"async.concurrency": 2 * run.threads, "threading.max_workers": run.threads}):
-        _check_all(run)
-
-
-def _check_all(run: _Run) -> None:
     jobs: list[Job] = []
     compared: set[str] = set()
     with run.step("metadata"):
@@ -159,20 +157,24 @@ def _check_all(run: _Run) -> None:
         check_conventions(run.tree, run.checks)
         checks_layout.check_layouts(run.tree, run.checks, run.pixels)
         checks_georef.check_georef(run.tree, given, lambda path: _vector(run, path), run.checks)
-    with run.step("digest"):
-        _check_digest(run)
     if run.limits.depth != "structure":
         with run.step("values"):
             _check_values(run, jobs, compared)
             _check_images(run)
+    with run.step("digest"):
+        _check_digest(run)
+        _tell_absent(run, compared)
     with run.step("readers"):
         _check_readers(run, sealed)
 
 
 def _open(run: _Run) -> Mapping[str, bytes]:
     """Read every node's metadata and open its arrays."""
+    full = run.limits.depth == "full"
     sizes = store_reader.list_sizes(run.store)
-    documents = store_reader.read_documents(run.store, sizes, run.threads)
+    if full and sizes is not None:
+        run.read = HashedObjects(run.store, sizes)
+    documents = store_reader.read_documents(run.store, run.read, sizes, run.threads)
     run.tree, problems = checks_tree.parse_tree(documents, sizes)
     run.checks.ours = run.tree.ours
     for code, path, message in problems:
@@ -180,7 +182,8 @@ def _open(run: _Run) -> Mapping[str, bytes]:
     if sizes is None:
         run.readers["listing"] = "skipped: plain http cannot list objects"
     for path, array in run.tree.arrays.items():
-        opened = store_reader.open_array(run.store, path, run.tree.nodes[path].document, array.outer)
+        document = run.tree.nodes[path].document
+        opened = store_reader.open_array(run.store, run.read, path, document, array.outer, sizes, full)
         if run.checks.expect(not isinstance(opened, str), "structure.metadata", path, f"zarr refuses the array: {opened}"):
             assert isinstance(opened, ArrayReader)
             run.arrays[path] = opened
@@ -209,13 +212,10 @@ def _check_digest(run: _Run) -> None:
     wanted = stamp.get("tree_sha256") if isinstance(stamp, dict) else None
     if run.tree.ours and not (isinstance(wanted, str) and _SHA256.match(wanted)):
         run.checks.expect(False, "structure.digest", "", f"attribute zarrmill is {stamp!r}, expected one with a tree_sha256")
-    elif isinstance(wanted, str) and run.tree.sizes is not None and run.limits.depth == "full":
-        _compare_digest(run, run.tree.sizes, wanted)
-
-
-def _compare_digest(run: _Run, sizes: Mapping[str, int], wanted: str) -> None:
-    found = store_reader.tree_sha256(run.store, sizes, run.threads)
-    run.verified = run.checks.expect(found == wanted, "structure.digest", "", f"tree_sha256 {found}, the root says {wanted}")
+    elif isinstance(wanted, str) and isinstance(run.read, HashedObjects):
+        with store_reader.reachable(run.store):
+            found = run.read.tree_sha256(run.threads)
+        run.verified = run.checks.expect(found == wanted, "structure.digest", "", f"tree_sha256 {found}, the root says {wanted}")
 
 
 def _check_values(run: _Run, jobs: list[Job], compared: set[str]) -> None:
@@ -224,7 +224,17 @@ def _check_values(run: _Run, jobs: list[Job], compared: set[str]) -> None:
     share = 1.0 if run.limits.depth == "full" else run.limits.sample_share
     results = _run_jobs(run, jobs, share)
     _count(run, results)
-    for path in run.arrays:
+    if isinstance(run.read, HashedObjects):  # plain http servers may know no ranges, which zarr-python needs
+        with ThreadPoolExecutor(run.threads) as pool:
+            _tell(run, pool.map(lambda array: reread(array, run.seed), (a for a in run.arrays.values() if a.direct)))
+    n_blocks, n_all = sum(r.n_blocks for r in results), sum(r.n_blocks_all for r in results)
+    what = "compared with the source" if run.source else "decoded, nothing to compare with"
+    run.sample = f"{n_blocks} of {n_all} blocks {what}" + ("" if share == 1 else f", seeded by {run.seed!r}")
+
+
+def _tell_absent(run: _Run, compared: set[str]) -> None:
+    """Tell which chunk objects are absent of arrays that nothing was compared with."""
+    for path in run.arrays if run.limits.depth != "structure" else ():
         # A grid mapping says everything in its attributes; its one value means nothing.
         if path in compared or checks_arrays.is_grid_mapping(run.tree.nodes[path]):
             continue
@@ -232,9 +242,6 @@ def _check_values(run: _Run, jobs: list[Job], compared: set[str]) -> None:
             text = f"{len(absent)} of {math.prod(run.tree.arrays[path].grid)} chunk objects are absent, first {absent[0]}"
             severity = Severity.INFO if run.verified else None
             run.checks.note("structure.absent_chunk", path, text, severity)
-    n_blocks, n_all = sum(r.n_blocks for r in results), sum(r.n_blocks_all for r in results)
-    what = "compared with the source" if run.source else "decoded, nothing to compare with"
-    run.sample = f"{n_blocks} of {n_all} blocks {what}" + ("" if share == 1 else f", seeded by {run.seed!r}")
 
 
 def _comparisons(run: _Run, given: GivenTree) -> tuple[list[Job], set[str]]:
@@ -257,7 +264,7 @@ def _comparisons(run: _Run, given: GivenTree) -> tuple[list[Job], set[str]]:
         if native is not None:
             compared.add(path)
         if native is not None or fed:
-            jobs.append(Job(base=base, native=native, levels=fed, suspects=_suspects(run, native, fed)))
+            jobs.append(_job(run, base, native, fed))
     return jobs, compared
 
 
@@ -272,19 +279,25 @@ def _check_images(run: _Run) -> None:
 def _count(run: _Run, results: Sequence[JobResult | checks_s1.ImageResult]) -> None:
     for result in results:
         run.n_pixels += result.n_pixels
-        for outcome in result.outcomes:
-            run.checks.expect(outcome.ok, outcome.code, outcome.path, outcome.message)
+        _tell(run, result.outcomes)
 
 
-def _suspects(run: _Run, native: ArrayReader | None, levels: tuple[LevelTarget, ...]) -> tuple[Region, ...]:
-    """Regions of the finest level that lack a chunk object on it or on a level made from it."""
-    places = [(native, 1)] if native is not None else []
-    places += [(run.arrays[level.array.path], level.factor) for level in levels]
-    return tuple(
-        tuple(slice(i * edge * factor, (i + 1) * edge * factor) for i, edge in zip(index, array.chunks, strict=True))
-        for array, factor in places
-        for index in checks_tree.absent_chunks(run.tree, array.path)
+def _tell(run: _Run, outcomes: Iterable[Outcome]) -> None:
+    for outcome in outcomes:
+        run.checks.expect(outcome.ok, outcome.code, outcome.path, outcome.message)
+
+
+def _job(run: _Run, base: ArrayReader, native: ArrayReader | None, levels: tuple[LevelTarget, ...]) -> Job:
+    """Return the job of one source array, with the regions that lack a chunk object on one of the arrays made from it."""
+    places = [(native.path, 1)] if native is not None else []
+    places += [(level.array.path, level.factor) for level in levels]
+    suspects = tuple(
+        tuple(slice(i * edge * factor, (i + 1) * edge * factor) for i, edge in zip(index, run.arrays[path].chunks, strict=True))
+        for path, factor in places
+        for index in checks_tree.absent_chunks(run.tree, path)
     )
+    fill_is_zero = all(run.tree.nodes[path].document.get("fill_value") == 0 for path, _ in places)
+    return Job(base=base, native=native, levels=levels, suspects=suspects, fill_is_zero=fill_is_zero)
 
 
 def _level_target(run: _Run, given: GivenTree, path: str, array: ArrayReader) -> tuple[LevelTarget | None, str | None]:
@@ -358,6 +371,9 @@ def _absent(run: _Run, path: str, index: tuple[int, ...]) -> str | None:
 def _check_readers(run: _Run, sealed: bool) -> None:
     target = _target(run)
     for name in run.limits.readers:
+        if run.limits.depth != "full":
+            run.readers[name] = "skipped: asked at full depth only"
+            continue
         if target is None or not sealed:
             run.readers[name] = "skipped: no multiscales group with a raster"
             continue

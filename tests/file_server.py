@@ -1,0 +1,93 @@
+"""Files of a folder over HTTP on 127.0.0.1, as data hosts serve them: ranges, and entity tags or none."""
+
+import hashlib
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass
+class FileServer:
+    """What is served and how."""
+
+    folder: Path
+    tags: Literal["etag", "none"] = "none"
+    """Whether answers carry an entity tag; the host of EOPF products sends none."""
+    ranges: bool = True
+    url: str = ""
+
+    def href(self, path: Path) -> str:
+        """Return the address of a file or folder below ``folder``."""
+        return f"{self.url}/{path.relative_to(self.folder).as_posix()}"
+
+
+@contextmanager
+def file_server(folder: Path, *, tags: Literal["etag", "none"] = "none", ranges: bool = True) -> Iterator[FileServer]:
+    """Serve until the block ends."""
+    served = FileServer(folder, tags, ranges)
+    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"served": served}))
+    served.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield served
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Stay quiet when a client goes away."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    served: FileServer
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        path = self.served.folder / unquote(urlsplit(self.path).path).lstrip("/")
+        if not path.is_file():
+            self._send(404, b"", {})
+            return
+        data = path.read_bytes()
+        headers = {"Accept-Ranges": "bytes"} if self.served.ranges else {}
+        if self.served.tags == "etag":
+            headers["ETag"] = f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
+            if self.headers.get("If-Match") not in (None, headers["ETag"]):
+                self._send(412, b"", headers)
+                return
+        wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+        if not wanted or not self.served.ranges:
+            self._send(200, data, headers)
+            return
+        first, last = wanted.groups()
+        start = int(first) if first else len(data) - int(last)
+        stop = min(int(last) + 1, len(data)) if first and last else len(data)
+        if start >= len(data):
+            self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
+            return
+        self._send(206, data[start:stop], {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"})
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Stay quiet."""
