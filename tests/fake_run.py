@@ -11,8 +11,9 @@ from typing import Any
 
 from zarrmill.config import Settings, parse_settings
 from zarrmill.io.manifest import write_manifest
+from zarrmill.io.places import Place
 from zarrmill.io.record import SCHEMAS, dumps
-from zarrmill.io.state import State
+from zarrmill.io.state import Failures, State
 from zarrmill.model import (
     ConvertReceipt,
     FailureRecord,
@@ -98,7 +99,7 @@ def fake_run(root: Path, n: int = 12, *, n_failed: int = 0, n_waiting: int = 0, 
         {"run": "demo", "source": {"catalogue": "items.json"}, "recipes": [str(path) for path in _recipes(root)]}
     )
     products = fake_products(n)
-    run = FakeRun(settings, State(root / settings.run_root), root, products, n_failed, n_waiting)
+    run = FakeRun(settings, State.of(settings, root), root, products, n_failed, n_waiting)
     write_manifest(products, run.state.manifest)
     cloudy = [{"product_id": f"CLOUDY_{i}", "class": "skipped", "skipped_by": "max_cloud_cover"} for i in range(n // 4)]
     run.state.plan_json.write_text(dumps({"schema": "zarrmill/planned/1", "products": cloudy}))
@@ -112,8 +113,9 @@ def fake_run(root: Path, n: int = 12, *, n_failed: int = 0, n_waiting: int = 0, 
     return run
 
 
-def write_quick(record: Any, path: Path) -> None:
+def write_quick(record: Any, place: Place) -> None:
     """Write a record as ``write_record`` does, without waiting for the disk."""
+    path = Path(place)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(dumps({"schema": SCHEMAS[type(record)], **asdict(record)}))
 
@@ -173,7 +175,7 @@ def write_failure(state: State, product: Product, index: int, kind: Sequence[str
     """Write the failure record and the log of one product; a product that failed in ``validate`` has its receipt."""
     failure_class, code, stage, message = kind
     log = Path("results") / "demo" / "logs" / stage / product.collection / product.day / f"{product.name}.log"
-    place = state.root.parent.parent / log
+    place = Path(state.root).parent.parent / log
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(message + "\n")
     finding = Finding("values.level", Severity.ERROR, "measurements/reflectance/r20m/b05", "level 20 m differs by up to 4")
@@ -189,13 +191,14 @@ def write_failure(state: State, product: Product, index: int, kind: Sequence[str
         findings=(finding,) if failure_class == "conformance" else (),
         measured=measured(START + timedelta(seconds=index * 37), 12.5, 7e8),
     )
-    write_quick(record, state.failure(failure_class, product, stage))
+    attempt = Failures(state).next_attempt(product)
+    write_quick(record, state.failure(failure_class, product, stage, attempt))
 
 
 def write_item(state: State, product: Product, index: int) -> None:
     """Write a STAC item that has what a report reads of it."""
     item = {"type": "Feature", "stac_version": "1.1.0", "id": product.product_id, "geometry": footprint(index)}
-    path = state.target("stac", product)
+    path = Path(state.target("stac", product))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(item))
     moment = (START + timedelta(seconds=index * 37 + 150)).timestamp()
@@ -204,7 +207,7 @@ def write_item(state: State, product: Product, index: int) -> None:
 
 def write_benchmark(state: State, product: Product, stage: str, seconds: float) -> None:
     """Write a benchmark file as Snakemake does."""
-    path = state.root / "benchmarks" / stage / product.collection / product.day / f"{product.name}.tsv"
+    path = Path(state.root) / "benchmarks" / stage / product.collection / product.day / f"{product.name}.tsv"
     path.parent.mkdir(parents=True, exist_ok=True)
     header = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time"
     path.write_text(f"{header}\n{seconds:.4f}\t0:00:02\t210.50\t900.00\t190.00\t195.00\t0.00\t0.10\t88.00\t1.90\n")

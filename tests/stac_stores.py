@@ -179,7 +179,7 @@ def build_case(tmp_path: Path, *, level: str = "L2A", item: Mapping[str, Any] | 
     shutil.copytree(_template(level), store)
     recipe = Recipe.model_validate({"name": "test", "product_types": [product.product_type], "item": {"thumbnail_px": 60}})
     receipt = receipt_of(product, store)
-    return Case(full, recipe, State(full.run_root), PlanRecord(product, dict(item or {})), receipt, report_of(receipt))
+    return Case(full, recipe, State.of(full), PlanRecord(product, dict(item or {})), receipt, report_of(receipt))
 
 
 @functools.cache

@@ -89,7 +89,7 @@ class Workspace:
 
     @property
     def state(self) -> State:
-        return State(self.path / self.settings.run_root)
+        return State.of(self.settings, self.path)
 
     @property
     def products(self) -> tuple[Product, ...]:

@@ -94,7 +94,7 @@ class Terminal:
             text = f"{snapshot.ok}/{snapshot.total} ok{f', {snapshot.n_failed} failed ({failed})' if failed else ''}"
             self._say(f"{text} after {_seconds(seconds)}")
         page = run.root / "report" / "index.html" if run.root else None
-        if page is not None and page.is_file():
+        if page is not None and (page.remote or page.exists()):
             self._say(f"report: {page}")
         if snapshot is not None and snapshot.ok < snapshot.total and run.command:
             self._say(f"to continue, run again: {run.command}")

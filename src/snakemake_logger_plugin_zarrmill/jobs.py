@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from zarrmill.io.places import Place
     from zarrmill.io.progress import ProgressSnapshot
     from zarrmill.model import FailureRecord, Product
 
@@ -78,8 +79,8 @@ class Run:
     command: str = ""
     stats: dict[str, int] = field(default_factory=dict)
     """Jobs to do by rule, as told at the start."""
-    root: Path | None = None
-    """Folder of the run's state."""
+    root: "Place | None" = None
+    """Folder of the run's state, on this machine or in a bucket."""
     jobs: dict[int, Job] = field(default_factory=dict)
     running: dict[int, Job] = field(default_factory=dict)
     steps: tuple[int, int] = (0, 0)
@@ -95,7 +96,9 @@ class Run:
         self.jobs[job.job_id] = self.running[job.job_id] = job
         self.failed.pop(job.name, None)
         if job.root and self.root is None:
-            self.root = Path(job.root)
+            from zarrmill.io.places import place_of
+
+            self.root = place_of(job.root)
 
     def end(self, job_id: int, when: float) -> Job | None:
         """A job ended well."""
@@ -114,22 +117,23 @@ class Run:
 
     def failure_record(self, job: Job) -> "FailureRecord | None":
         """Return the newest failure record that this job left, or None."""
-        from zarrmill.errors import ConfigError
+        from zarrmill.errors import ZarrmillError
+        from zarrmill.io.places import place_of
         from zarrmill.io.record import read_record
+        from zarrmill.io.state import Failures, State
         from zarrmill.model import FailureRecord
 
         if job.target is None:
             return None
         part = job.target
-        folder = Path(part["root"]) / "failed"
-        paths = folder.glob(f"*/{part['collection']}/{part['day']}/{part['product']}/{part['stage']}-*.json")
         try:
-            newest = max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
+            failures = Failures(State(place_of(part["root"]))).at(part["collection"], part["day"], part["product"])
+            newest = next((one for one in reversed(failures) if one.stage == part["stage"]), None)
             # A record from before this job does not explain it.
-            if newest is None or newest.stat().st_mtime < job.started - 1:
+            if newest is None or newest.modified < job.started - 1:
                 return None
-            return read_record(FailureRecord, newest)
-        except (OSError, ConfigError):
+            return read_record(FailureRecord, newest.place)
+        except ZarrmillError:
             return None
 
     def snapshot(self) -> "ProgressSnapshot | None":
@@ -138,21 +142,19 @@ class Run:
         from zarrmill.io.state import State
 
         products = self._manifest()
-        if products:
-            assert self.root is not None
+        if products and self.root is not None:
             return collect_progress(State(self.root), products, self.since)
         return self._from_events()
 
     def _manifest(self) -> "tuple[Product, ...]":
-        """Products of the manifest, when the run's state is on this machine."""
+        """Products of the manifest, when the run's state is on this machine: in a bucket, looking each second costs too much."""
         if self._products is None and self.root is not None:
-            from zarrmill.errors import ConfigError
+            from zarrmill.errors import ZarrmillError
             from zarrmill.io.manifest import read_manifest
 
             try:
-                self._products = tuple(read_manifest(self.root / "manifest.csv"))
-            except (ConfigError, OSError):
-                # The state is elsewhere (object storage): events have to do.
+                self._products = () if self.root.remote else read_manifest(self.root / "manifest.csv")
+            except ZarrmillError:
                 self._products = ()
         return self._products or ()
 

@@ -47,7 +47,7 @@ def run_plan(settings: Settings) -> int:
     bucket.use(settings.s3)
     result = plan(settings, load_recipes(settings))
     print_plan(result, Console())
-    write_plan(result, State(settings.run_root))
+    write_plan(result, State.of(settings))
     return result.exit_code
 
 
@@ -115,7 +115,7 @@ def report(config: ConfigOption = DEFAULT_CONFIG) -> int:
 
     settings = _settings(config)
     write(settings)
-    print(State(settings.run_root).report)
+    print(State.of(settings).report)
     return EXIT_OK
 
 
@@ -126,7 +126,7 @@ def status(config: ConfigOption = DEFAULT_CONFIG) -> int:
     from zarrmill.io.manifest import read_manifest
     from zarrmill.io.progress import collect_progress, format_line
 
-    state = State(_settings(config).run_root)
+    state = State.of(_settings(config))
     if not state.manifest.exists():
         raise ConfigError(f"{state.manifest} is not there yet; run `zarrmill plan` first", kind="manifest")
     snapshot = collect_progress(state, read_manifest(state.manifest))
@@ -143,15 +143,15 @@ def summary(config: ConfigOption = DEFAULT_CONFIG) -> int:
     from zarrmill.io.manifest import read_manifest
 
     settings = _settings(config)
-    state = State(settings.run_root)
+    state = State.of(settings)
     if not state.summary.exists():
         raise ConfigError(f"{state.summary} is not there yet; run the workflow first", kind="usage")
     told = json.loads(state.summary.read_text())
     print(told["measured"]["story"])
-    print(f"\nReport: {state.report.resolve()}")
-    built = [p for p in read_manifest(state.manifest) if state.target("stac", p).exists()]
+    print(f"\nReport: {state.report.local.resolve() if state.report.local else state.report}")
+    built = next((p for p in read_manifest(state.manifest) if state.target("stac", p).exists()), None)
     if built:
-        store = Path(settings.store_root, built[0].store_path)
+        store = f"{settings.store_root.rstrip('/')}/{built.store_path}"
         print("\nOpen a store:\n    import xarray as xr")
         print(f'    tree = xr.open_datatree("{store}", engine="zarr")')
         print('    tree["measurements/reflectance/r60m"].b04.plot.imshow(robust=True)')

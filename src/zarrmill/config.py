@@ -256,9 +256,9 @@ class Settings(_Model):
     """One run: where the sources are, where results go, which recipes serve which product types."""
 
     run: Name = "demo"
-    """Name of the run; its state lives in ``<state_root>/<run>``."""
+    """Name of the run."""
     state_root: str = "results"
-    """Where manifests, records and reports go."""
+    """Folder or ``s3://bucket/prefix`` where manifests, records and reports go; a run's is ``<state_root>/<run>``."""
     store_root: str = "results/stores"
     """Folder or ``s3://bucket/prefix`` where stores go; shared by runs."""
     s3: S3 = S3()
@@ -283,10 +283,13 @@ class Settings(_Model):
     def _store_root(cls, value: str) -> str:
         return _address(value)
 
-    @property
-    def run_root(self) -> Path:
-        """Folder of this run's state."""
-        return Path(self.state_root) / self.run
+    @field_validator("state_root")
+    @classmethod
+    def _state_root(cls, value: str) -> str:
+        scheme, separator, rest = _address(value).partition("://")
+        if separator and (scheme not in ("file", "s3") or not rest.strip("/")):
+            raise ValueError("state is kept on disk or below s3://bucket")
+        return value
 
 
 def load_settings(path: Path, overrides: Mapping[str, Any] | None = None) -> Settings:

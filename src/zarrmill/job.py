@@ -4,8 +4,9 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from zarrmill.config import Recipe, Settings, load_recipes, parse_settings, prod
 from zarrmill.errors import EXIT_FAILED, ConfigError, ConformanceError, ZarrmillError
 from zarrmill.io import bucket
 from zarrmill.io.measure import Meter
+from zarrmill.io.places import Place, place_of
 from zarrmill.io.process import keep_memory
 from zarrmill.io.progress import progress_of
-from zarrmill.io.record import read_record, write_record
-from zarrmill.io.state import State
-from zarrmill.model import FailureRecord, Finding, PlanRecord, Product, ValidationReport, Verdict
+from zarrmill.io.record import read_record, record_text
+from zarrmill.io.state import Failures, State
+from zarrmill.model import FailureRecord, PlanRecord, Product, ValidationReport, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,34 +46,37 @@ class Job:
 def product_job(stage: str, *, plan: str, config: Mapping[str, Any], log: str) -> Iterator[Job]:
     """Prepare one stage for one product, log what happens, and leave a failure record when it fails.
 
-    Args: plan: path of the product's plan record; config: the run's configuration; log: path of the job's log.
+    Args: plan: path of the product's plan record; config: the run's configuration; log: path of the job's log on this machine.
     Raises: SystemExit: the stage failed; the code is the error's, the reason is on stderr, in the log and in the record.
     """
     keep_memory()
     meter = Meter()
-    with run_job(stage, log=log):
+    with logging_to(Path(log)), _told(stage):
         settings = settings_of(config)
-        state = State(settings.run_root)
-        record = read_record(PlanRecord, Path(plan))
+        state = State.of(settings)
+        record = read_record(PlanRecord, place_of(plan))
         product = record.product
-        attempt = len(state.failures_of(product)) + 1
+        kept = state.log(stage, product)
+        attempt = Failures(state).next_attempt(product)
         structlog.contextvars.bind_contextvars(run=settings.run, product=product.name, stage=stage, attempt=attempt)
         logger = structlog.get_logger()
         logger.info("started")
-        try:
-            recipe = _planned_recipe(settings, product)
-            with progress_of(state, product, stage) as tick:
-                yield Job(settings, state, record, recipe, attempt, tick)
-            logger.info("finished", wall_s=meter.measured().wall_s)
-        except Exception as error:
-            _record_failure(error, stage, settings, state, product, log, meter, attempt)
-            code = error.exit_code if isinstance(error, ZarrmillError) else EXIT_FAILED
-            if isinstance(error, ZarrmillError):
-                logger.error("failed", code=error.code, message=error.message)
-            else:
-                logger.exception("failed with an error that zarrmill does not know")
-            print(f"{stage} {product.product_id}: {error}", file=sys.stderr)  # noqa: T201 - shown by Snakemake
-            raise SystemExit(code) from error
+        with _shipped(Path(log), kept):
+            try:
+                recipe = _planned_recipe(settings, product)
+                with progress_of(state, product, stage) as tick:
+                    yield Job(settings, state, record, recipe, attempt, tick)
+                logger.info("finished", wall_s=meter.measured().wall_s)
+            except Exception as error:
+                where = str(kept) if kept.remote else log
+                _record_failure(_failure_of(error, stage, settings, product, where, meter, attempt), state, attempt)
+                code = error.exit_code if isinstance(error, ZarrmillError) else EXIT_FAILED
+                if isinstance(error, ZarrmillError):
+                    logger.error("failed", code=error.code, message=error.message)
+                else:
+                    logger.exception("failed with an error that zarrmill does not know")
+                print(f"{stage} {product.product_id}: {error}", file=sys.stderr)  # noqa: T201 - shown by Snakemake
+                raise SystemExit(code) from error
 
 
 def settings_of(config: Mapping[str, Any]) -> Settings:
@@ -85,19 +90,40 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
 
 
 @contextmanager
-def run_job(stage: str, *, log: str) -> Iterator[None]:
-    """Do one stage for the whole run: log what happens, end in one line when it fails.
+def run_job(stage: str, *, config: Mapping[str, Any], log: str) -> Iterator[Settings]:
+    """Do one stage for the whole run: yield its settings, log what happens, end in one line when it fails.
 
-    Args: log: path of the job's log.
+    Args: config: the run's configuration; log: path of the job's log on this machine.
     Raises: SystemExit: the stage failed with an error of ours; the code is the error's, the reason is on stderr and in the log.
     """
-    with logging_to(Path(log)):
-        try:
-            yield
-        except ZarrmillError as error:
-            structlog.get_logger().error("failed", stage=stage, code=error.code, message=error.message)
-            print(f"{stage}: {error}", file=sys.stderr)  # noqa: T201 - shown by Snakemake
-            raise SystemExit(error.exit_code) from error
+    with logging_to(Path(log)), _told(stage):
+        settings = settings_of(config)
+        with _shipped(Path(log), State.of(settings).root / "logs" / f"{stage}.log"), _told(stage):
+            yield settings
+
+
+@contextmanager
+def _told(stage: str) -> Iterator[None]:
+    """Turn an error of ours into one line on stderr, one in the log, and its exit code."""
+    try:
+        yield
+    except ZarrmillError as error:
+        structlog.get_logger().error("failed", stage=stage, code=error.code, message=error.message)
+        print(f"{stage}: {error}", file=sys.stderr)  # noqa: T201 - shown by Snakemake
+        raise SystemExit(error.exit_code) from error
+
+
+@contextmanager
+def _shipped(log: Path, kept: Place) -> Iterator[None]:
+    """Put the job's log beside the state in a bucket, however the job ends: its machine may be gone a moment later."""
+    try:
+        yield
+    finally:
+        if kept.remote:
+            try:
+                kept.write_bytes(log.read_bytes())
+            except (ZarrmillError, OSError) as error:
+                structlog.get_logger().warning("log not kept", place=str(kept), reason=str(error))
 
 
 def check_accepted(report: ValidationReport, recipe: Recipe, product: Product) -> None:
@@ -131,25 +157,31 @@ def _planned_recipe(settings: Settings, product: Product) -> Recipe:
     return recipe
 
 
-def _record_failure(
-    error: Exception, stage: str, settings: Settings, state: State, product: Product, log: str, meter: Meter, attempt: int
-) -> None:
-    findings: tuple[Finding, ...] = error.findings if isinstance(error, ConformanceError) else ()
-    failure_class = error.failure_class if isinstance(error, ZarrmillError) else "unknown"
-    record = FailureRecord(
+def _failure_of(
+    error: Exception, stage: str, settings: Settings, product: Product, log: str, meter: Meter, attempt: int
+) -> FailureRecord:
+    ours = error if isinstance(error, ZarrmillError) else None
+    return FailureRecord(
         run=settings.run,
         stage=stage,
         product=product,
-        failure_class=failure_class,
-        code=error.code if isinstance(error, ZarrmillError) else "ZM-UNKNOWN",
-        message=error.message if isinstance(error, ZarrmillError) else f"{type(error).__name__}: {error}",
+        failure_class=ours.failure_class if ours else "unknown",
+        code=ours.code if ours else "ZM-UNKNOWN",
+        message=ours.message if ours else f"{type(error).__name__}: {error}",
         when=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         log=log,
-        findings=findings,
-        measured=meter.measured(),
+        findings=error.findings if isinstance(error, ConformanceError) else (),
+        measured=replace(meter.measured(), attempt=attempt),
     )
+
+
+def _record_failure(record: FailureRecord, state: State, attempt: int) -> None:
+    """Write a record under the first free number from ``attempt`` on: a job that was given up may still fail, too."""
+    data = record_text(record).encode()
     try:
-        write_record(record, state.failure(failure_class, product, stage))
+        for number in count(attempt):
+            if state.failure(record.failure_class, record.product, record.stage, number).create(data):
+                return
     except ZarrmillError as second:
         structlog.get_logger().error("failure record not written", code=second.code, message=second.message)
 

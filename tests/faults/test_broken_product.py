@@ -6,6 +6,7 @@ from products import garble_chunk
 from workspace import Workspace
 
 from zarrmill.io.record import read_record
+from zarrmill.io.state import Failures
 from zarrmill.model import FailureRecord
 
 
@@ -23,7 +24,7 @@ def test_broken_product_is_named_and_the_others_complete(tmp_path):
         assert work.state.target("stac", product).exists()
     assert not work.state.target("convert", broken).exists()
     assert not (work.store(broken) / "zarr.json").exists()
-    records = [read_record(FailureRecord, path) for path in work.state.failures_of(broken)]
+    records = [read_record(FailureRecord, failure.place) for failure in Failures(work.state).of(broken)]
     assert [record.failure_class for record in records] == ["source-corrupt", "source-corrupt"], "profiles/ci tries twice"
     assert "measurements/reflectance/r10m/b03" in records[0].message
     summary = json.loads(work.state.summary.read_text())
@@ -55,6 +56,6 @@ def test_store_that_fails_validation_gets_no_item(tmp_path):
     assert "ZM-CON-STORE" in done.stdout
     assert not work.state.target("validate", product).exists()
     assert not work.state.target("stac", product).exists()
-    (record,) = [read_record(FailureRecord, path) for path in work.state.failures_of(product)]
+    (record,) = [read_record(FailureRecord, failure.place) for failure in Failures(work.state).of(product)]
     assert record.failure_class == "conformance"
     assert any(finding.code.startswith(("structure.digest", "values.")) for finding in record.findings)

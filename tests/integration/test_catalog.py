@@ -340,11 +340,10 @@ class TestPlanOverHttp:
         with stac_server(found, folder=folder) as server:
             settings = self.settings(tmp_path, server, retries=0)
             settings = settings.model_copy(update={"store_root": f"{server.url}/files/stores"})
-            state = State(settings.run_root)
+            state = State.of(settings)
             write_plan(plan(settings, RECIPES), state)
             product = read_manifest(state.manifest)[0]
             receipt = state.target("convert", product)
-            receipt.parent.mkdir(parents=True)
             receipt.write_text("{}")
             server.faults = [Fault("status", path="/files/stores", status=status, n=99)]
             result = plan(settings, RECIPES)
@@ -367,14 +366,14 @@ class TestPlanOverHttp:
         found, folder = self.serve(tmp_path, 4)
         with stac_server(found, folder=folder, page_size=2) as server:
             settings = self.settings(tmp_path, server, retries=0)
-            state = State(settings.run_root)
+            state = State.of(settings)
             write_plan(plan(settings, RECIPES), state)
-            before = {path: path.stat().st_mtime_ns for path in state.root.rglob("*")}
+            before = {path: path.stat().st_mtime_ns for path in Path(state.root).rglob("*")}
             assert len(before) > 4
             server.faults = [Fault("status", after=1, n=99)]
             with pytest.raises(UnknownStateError):
                 write_plan(plan(settings, RECIPES), state)
-        assert {path: path.stat().st_mtime_ns for path in state.root.rglob("*")} == before
+        assert {path: path.stat().st_mtime_ns for path in Path(state.root).rglob("*")} == before
 
     def test_a_plan_in_which_nothing_could_be_told_is_not_written(self, tmp_path: Path) -> None:
         found, folder = self.serve(tmp_path, 2)
@@ -382,8 +381,8 @@ class TestPlanOverHttp:
             settings = self.settings(tmp_path, server, retries=0)
             result = plan(settings, RECIPES)
         with pytest.raises(UnknownStateError, match="none of 2 products"):
-            write_plan(result, State(settings.run_root))
-        assert not settings.run_root.exists()
+            write_plan(result, State.of(settings))
+        assert not Path(State.of(settings).root).exists()
 
     def test_recorded_sentinel_2_items_without_a_zarr_store_are_refused_by_name(self, tmp_path: Path) -> None:
         with stac_server(recorded=recorded("*33-items*")) as server:

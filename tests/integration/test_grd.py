@@ -48,7 +48,7 @@ def through(root: Path, recipe: Recipe, listed: bool = True) -> dict[str, Any]:
         schema_cache=str(SCHEMAS) if SCHEMAS.exists() else None,
     )
     recipes = dict.fromkeys(recipe.product_types, recipe)
-    result, state = plan(settings, recipes), State(settings.run_root)
+    result, state = plan(settings, recipes), State.of(settings)
     write_plan(result, state)
     (product,) = result.products
     receipt = convert(product, recipe=recipe, store_root=settings.store_root)

@@ -274,7 +274,7 @@ def test_full_disk_is_a_capacity_error_and_seals_nothing(shared_sources, tmp_pat
     def write(self, key, data):
         budget[0] -= 1
         if budget[0] < 0:
-            from zarrmill.io.record import write_error
+            from zarrmill.io.places import write_error
 
             raise write_error(OSError(errno.ENOSPC, "No space left on device"), key)
         return original(self, key, data)

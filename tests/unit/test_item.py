@@ -16,7 +16,7 @@ from zarrmill.core.bands import S2_BANDS, band_order
 from zarrmill.core.collection import build_collection
 from zarrmill.core.footprint import bounds, box_geometry, join_boxes, repair_bbox, repair_geometry
 from zarrmill.core.item import File, Hrefs, ItemInputs, build_item
-from zarrmill.core.item_assets import Place
+from zarrmill.core.item_assets import StoreHref
 from zarrmill.core.item_check import broken_rules
 from zarrmill.core.item_facts import Facts, acquisition, geometry, processing, source_software, times
 from zarrmill.core.store_facts import Grid, Nodes, read_pyramid
@@ -363,7 +363,7 @@ def inputs(tmp_path: Path, root: Mapping[str, Any], **changes: Any) -> ItemInput
     store.mkdir(exist_ok=True)
     (store / "zarr.json").write_text(json.dumps(root))
     hrefs = Hrefs(
-        store=changes.pop("place", Place("../store.zarr")),
+        store=changes.pop("place", StoreHref("../store.zarr")),
         storage=changes.pop("storage", {}),
         item="",
         root="../catalog.json",
@@ -442,7 +442,7 @@ def test_map_with_overviews_has_an_asset_for_its_levels_beside_the_finest(tmp_pa
 
 
 def test_bucket_behind_a_public_address_becomes_an_alternate(tmp_path: Path) -> None:
-    place = Place("https://data.example.org/a.zarr", alternate="s3://bucket/a.zarr")
+    place = StoreHref("https://data.example.org/a.zarr", alternate="s3://bucket/a.zarr")
     scheme = {"type": "custom-s3", "platform": "https://s3.example.org", "bucket": "bucket"}
     item = build_item(inputs(tmp_path, store_root(RGB_LEVELS), place=place, storage=scheme))
     asset = item["assets"]["reflectance"]

@@ -20,7 +20,7 @@ from zarrmill.core.planning import Facts, PlanClass, classify, histogram, ordere
 from zarrmill.errors import SourceError, UnknownStateError
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.record import read_record, write_record
-from zarrmill.io.state import PRODUCT_STAGES, State
+from zarrmill.io.state import PRODUCT_STAGES, Failures, State
 from zarrmill.model import ConvertReceipt, FailureRecord, Measured, PlanRecord, Product
 from zarrmill.stages.plan import plan, print_plan, write_plan
 
@@ -52,7 +52,7 @@ class Run:
 
     @property
     def state(self) -> State:
-        return State(self.settings.run_root)
+        return State.of(self.settings)
 
     def plan(self) -> PlanResult:
         self.catalogue.write_text(json.dumps({"type": "FeatureCollection", "features": self.items}))
@@ -67,7 +67,6 @@ class Run:
         """Pretend that stages went well: their targets, and a sealed store."""
         for stage in stages:
             target = self.state.target(stage, product)
-            target.parent.mkdir(parents=True, exist_ok=True)
             if stage == "convert":
                 write_record(ConvertReceipt(product, "store", "", "", "", 1, 1, 1, (), False, Measured()), target)
             else:
@@ -82,7 +81,8 @@ class Run:
     def fail(self, product: Product, stage: str = "convert", code: str = "ZM-SRC-CORRUPT") -> None:
         kind = "source-corrupt"
         record = FailureRecord("r", stage, product, kind, code, "b02 0.0 cannot be decoded", "", "", (), Measured())
-        write_record(record, self.state.failure(kind, product, stage))
+        attempt = Failures(self.state).next_attempt(product)
+        write_record(record, self.state.failure(kind, product, stage, attempt))
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ class TestClasses:
         run = Run(tmp_path, 1)
         (product,) = run.planned().products
         run.fail(product)
-        run.state.failures_of(product)[0].write_text("{")
+        Failures(run.state).of(product)[0].place.write_text("{")
         assert only(run.plan())[0] == "failed before"
 
     def test_a_changed_recipe_is_stale_under_a_new_digest(self, tmp_path: Path) -> None:
@@ -325,7 +325,7 @@ class TestFiles:
         def refuse(path: Path) -> list[str]:
             raise PermissionError(13, "Permission denied", str(path))
 
-        monkeypatch.setattr("zarrmill.io.builds.os.listdir", refuse)
+        monkeypatch.setattr("zarrmill.io.places.os.scandir", refuse)
         with pytest.raises(UnknownStateError, match="cannot read the state"):
             run.plan()
 

@@ -17,6 +17,7 @@ from fake_run import FAILURES, FakeRun, fake_products, fake_run, write_failure, 
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from snakemake_logger_plugin_zarrmill import LogHandler, jobs
+from zarrmill.io.places import place_of
 from zarrmill.io.progress import (
     STALE_S,
     Heartbeat,
@@ -66,7 +67,7 @@ def beat(**changes: Any) -> Heartbeat:
 
 def test_heartbeat_is_written_at_most_once_a_second(tmp_path: Path) -> None:
     clock, path = Clock(), tmp_path / "progress" / "p.json"
-    tick = ProgressFile(path, "convert", "p", clock)
+    tick = ProgressFile(place_of(path), "convert", "p", clock)
     for step in range(1, 11):
         clock.now = 1000.0 + step / 4
         tick(step, 100)
@@ -87,7 +88,7 @@ def test_heartbeat_is_written_at_most_once_a_second(tmp_path: Path) -> None:
 
 
 def test_heartbeat_exists_from_start_to_end_of_the_block(tmp_path: Path) -> None:
-    state, product = State(tmp_path), fake_products(1)[0]
+    state, product = State(place_of(tmp_path)), fake_products(1)[0]
     with progress_of(state, product, "validate") as tick:
         tick(5, 10)
         (found,) = read_heartbeats(state, time.time())
@@ -96,7 +97,7 @@ def test_heartbeat_exists_from_start_to_end_of_the_block(tmp_path: Path) -> None
 
 
 def test_heartbeat_is_removed_when_the_stage_fails(tmp_path: Path) -> None:
-    state, product = State(tmp_path), fake_products(1)[0]
+    state, product = State(place_of(tmp_path)), fake_products(1)[0]
     with pytest.raises(ValueError, match="broken"), progress_of(state, product, "convert"):
         raise ValueError("broken")
     assert not state.progress(product).exists()
@@ -104,7 +105,7 @@ def test_heartbeat_is_removed_when_the_stage_fails(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_does_not_stop_the_stage(tmp_path: Path) -> None:
     (tmp_path / "progress").write_text("a file where a folder should be")
-    with progress_of(State(tmp_path), fake_products(1)[0], "convert") as tick:
+    with progress_of(State(place_of(tmp_path)), fake_products(1)[0], "convert") as tick:
         tick(1, 2)
 
 
@@ -123,7 +124,7 @@ def test_heartbeat_of_a_dead_process_on_this_machine_is_not_running() -> None:
 
 
 def test_damaged_heartbeats_are_passed_over(tmp_path: Path) -> None:
-    state = State(tmp_path)
+    state = State(place_of(tmp_path))
     with progress_of(state, fake_products(1)[0], "convert"):
         for name, text in {
             "cut.json": '{"stage": "conv',
@@ -167,14 +168,14 @@ def test_the_last_of_several_failures_counts(tmp_path: Path) -> None:
     run = fake_run(tmp_path, 1, n_waiting=1)
     for index, kind in enumerate((FAILURES[1], FAILURES[2])):
         write_failure(run.state, run.products[0], 0, kind)
-        for path in run.state.failed.rglob("*.json"):
+        for path in Path(run.state.failed).rglob("*.json"):
             if kind[0] in path.parts:
                 os.utime(path, (1000 + index, 1000 + index))
     assert collect_progress(run.state, run.products).failed == {"capacity": 1}
 
 
 def test_an_empty_state_has_nothing_done(tmp_path: Path) -> None:
-    snapshot = collect_progress(State(tmp_path / "nothing"), fake_products(3))
+    snapshot = collect_progress(State(place_of(tmp_path / "nothing")), fake_products(3))
     assert snapshot == ProgressSnapshot(3, 0, {}, (), {"convert": 0, "validate": 0, "stac": 0}, (), None)
     assert format_line(snapshot, NOON) == "0/3 ok"
 
@@ -315,7 +316,7 @@ class Driver:
 
     def job(self, job_id: int, stage: str, index: int) -> dict[str, Any]:
         product = self.run.products[index]
-        target = State(Path("results/demo")).target(stage, product)
+        target = State(place_of("results/demo")).target(stage, product)
         log = f"results/demo/logs/{stage}/{product.collection}/{product.day}/{product.name}.log"
         reason = f"Missing output files: {target}; Input files updated by another job: x"
         return {"jobid": job_id, "rule_name": stage, "output": [str(target)], "log": [log], "reason": reason}
@@ -408,7 +409,7 @@ def test_failure_without_record_shows_the_end_of_the_log(tmp_path: Path, monkeyp
 
 def test_a_failure_record_of_an_earlier_run_explains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = fake_run(tmp_path, 1, n_failed=1)
-    for path in run.state.failed.rglob("*.json"):
+    for path in Path(run.state.failed).rglob("*.json"):
         os.utime(path, (1000, 1000))
     driver = Driver(run, io.StringIO(), monkeypatch)
     driver.open(convert=1)

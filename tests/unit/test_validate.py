@@ -25,6 +25,7 @@ from zarrmill.core.checks_tree import chunk_index, parse_tree
 from zarrmill.core.checks_values import Job, LevelTarget, reread, run_job, sample, stripes
 from zarrmill.core.rules import Rule
 from zarrmill.errors import SourceError, StoreError, UnknownStateError
+from zarrmill.io.places import place_of
 from zarrmill.io.record import read_record, write_record
 from zarrmill.model import Severity, ValidationReport, Verdict
 from zarrmill.stages.validate import exit_code, validate
@@ -236,8 +237,8 @@ def test_report_is_a_record_and_equal_for_equal_runs(tmp_path: Path, store: Path
     first = validate(str(store), source=str(source), recipe=recipe())
     second = validate(f"{store}/", source=str(source), recipe=recipe(), threads=2)
     assert (first.findings, first.score, first.n_checks) == (second.findings, second.score, second.n_checks)
-    write_record(first, tmp_path / "r.json")
-    assert read_record(ValidationReport, tmp_path / "r.json").verdict is Verdict.PASS
+    write_record(first, place_of(tmp_path / "r.json"))
+    assert read_record(ValidationReport, place_of(tmp_path / "r.json")).verdict is Verdict.PASS
 
 
 def test_stamped_store_passes_without_source_because_its_digest_is_right(store: Path) -> None:

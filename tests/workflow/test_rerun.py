@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -28,7 +29,7 @@ def test_run_makes_every_target_and_then_has_nothing_to_do(finished):
 
 def test_second_plan_finds_everything_up_to_date_and_changes_no_byte(finished):
     first = finished.plan()
-    before = {path: path.read_bytes() for path in finished.state.root.rglob("*.json") if path.is_file()}
+    before = {path: path.read_bytes() for path in Path(finished.state.root).rglob("*.json") if path.is_file()}
     manifest = finished.state.manifest.read_bytes()
     second = finished.plan()
     assert first == second
@@ -107,7 +108,7 @@ def test_new_manifest_rows_rebuild_nothing_old(workspace):
     work.plan()
     work.snakemake()
     first = work.products
-    receipt = work.state.target("convert", first[0])
+    receipt = Path(work.state.target("convert", first[0]))
     before = receipt.stat().st_mtime_ns
     work.configure(source={"limit": 2})
     work.plan()

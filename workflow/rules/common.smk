@@ -13,7 +13,7 @@ from zarrmill.io.state import State
 try:
     SETTINGS = parse_settings(config)
     RECIPES = load_recipes(SETTINGS)
-    STATE = State(SETTINGS.run_root)
+    STATE = State.of(SETTINGS)
 except ZarrmillError as error:
     raise WorkflowError(str(error)) from None
 
@@ -23,7 +23,7 @@ try:
 except ZarrmillError as error:
     MANIFEST, NO_MANIFEST = None, str(error)
 
-ROOT = STATE.root.as_posix()
+ROOT = str(STATE.root)
 LOCK = RunLock(STATE.root)
 PRODUCTS = {product.name: product for product in MANIFEST or ()}
 CONDA = "../../environment.yml"
@@ -35,7 +35,7 @@ def targets(stage):
     def paths(wildcards):
         if MANIFEST is None:
             raise WorkflowError(NO_MANIFEST)
-        return [STATE.target(stage, product).as_posix() for product in MANIFEST]
+        return [str(STATE.target(stage, product)) for product in MANIFEST]
 
     return paths
 

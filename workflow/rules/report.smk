@@ -6,10 +6,12 @@ rule report:
         receipts=targets("convert"),
         reports=targets("validate"),
         stac_items=targets("stac"),
-        catalog=STATE.catalog / "catalog.json",
+        catalog=f"{ROOT}/catalog/catalog.json",
     output:
-        report=report(STATE.report, category="run", caption="../report/run.rst"),
-        summary=STATE.summary,
+        report=report(
+            f"{ROOT}/report/index.html", category="run", caption="../report/run.rst"
+        ),
+        summary=f"{ROOT}/summary.json",
     log:
         text=f"{ROOT}/logs/report.log",
     benchmark:

@@ -30,7 +30,7 @@ rule stac_catalog:
     input:
         stac_items=targets("stac"),
     output:
-        catalog=STATE.catalog / "catalog.json",
+        catalog=f"{ROOT}/catalog/catalog.json",
     log:
         text=f"{ROOT}/logs/stac_catalog.log",
     benchmark:

@@ -1,7 +1,6 @@
 """Entry point of the rule ``convert``."""
 
-from pathlib import Path
-
+from zarrmill.io.places import place_of
 from zarrmill.io.record import write_record
 from zarrmill.job import product_job
 
@@ -17,4 +16,4 @@ if __name__ == "__main__" and "snakemake" in globals():
             attempt=job.attempt,
             on_progress=job.tick,
         )
-        write_record(receipt, Path(snakemake.output.receipt))
+        write_record(receipt, place_of(snakemake.output.receipt))

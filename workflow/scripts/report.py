@@ -1,8 +1,9 @@
 """Entry point of the rule ``report``."""
 
-from zarrmill.job import run_job, settings_of
+from zarrmill.io.places import place_of
+from zarrmill.job import run_job
 from zarrmill.stages.report import report
 
 if __name__ == "__main__" and "snakemake" in globals():
-    with run_job("report", log=snakemake.log.text):
-        report(settings_of(snakemake.config))
+    with run_job("report", config=snakemake.config, log=snakemake.log.text) as settings:
+        report(settings, page_to=place_of(snakemake.output.report), summary_to=place_of(snakemake.output.summary))

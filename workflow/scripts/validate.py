@@ -1,7 +1,6 @@
 """Entry point of the rule ``validate``."""
 
-from pathlib import Path
-
+from zarrmill.io.places import place_of
 from zarrmill.io.record import read_record, write_record
 from zarrmill.job import check_accepted, product_job
 from zarrmill.model import ConvertReceipt
@@ -10,7 +9,7 @@ if __name__ == "__main__" and "snakemake" in globals():
     with product_job("validate", plan=snakemake.input.plan, config=snakemake.config, log=snakemake.log.text) as job:
         from zarrmill.stages.validate import validate
 
-        receipt = read_record(ConvertReceipt, Path(snakemake.input.receipt))
+        receipt = read_record(ConvertReceipt, place_of(snakemake.input.receipt))
         report = validate(
             receipt.store,
             source=job.product.href,
@@ -20,4 +19,4 @@ if __name__ == "__main__" and "snakemake" in globals():
             on_progress=job.tick,
         )
         check_accepted(report, job.recipe, job.product)
-        write_record(report, Path(snakemake.output.report))
+        write_record(report, place_of(snakemake.output.report))

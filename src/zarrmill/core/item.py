@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from zarrmill.config import Item
 from zarrmill.core.footprint import bounds
-from zarrmill.core.item_assets import ZARR, Place, grey, main_asset, projection, store_assets, true_colour, whole
+from zarrmill.core.item_assets import ZARR, StoreHref, grey, main_asset, projection, store_assets, true_colour, whole
 from zarrmill.core.item_facts import Facts, acquisition, geometry, instant, processing, radar, source_software, times
 from zarrmill.core.store_facts import Nodes, read_pyramid
 from zarrmill.model import ConvertReceipt, Json
@@ -49,7 +49,7 @@ class File:
 class Hrefs:
     """Addresses that an item holds, absolute or relative to the item's file; all from configuration and state."""
 
-    store: Place
+    store: StoreHref
     storage: Mapping[str, Json]
     """Storage scheme of the bucket; empty when no ``s3://`` address is written."""
     item: str

@@ -51,7 +51,7 @@ LAYERS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StoreHref:
     """Where the store is, as written into the item."""
 
     href: str
@@ -72,7 +72,7 @@ class Place:
         return fields
 
 
-def store_assets(nodes: Nodes, pyramid: Pyramid, place: Place, consolidated: bool) -> dict[str, Json]:
+def store_assets(nodes: Nodes, pyramid: Pyramid, place: StoreHref, consolidated: bool) -> dict[str, Json]:
     """Return the assets that are groups of the store; ``consolidated`` tells of the multiscales group itself."""
     assets = {
         main_asset(pyramid): {
@@ -204,7 +204,7 @@ def _title(pyramid: Pyramid) -> str:
     return f"{known[0]} reflectance (multiscales group)" if len(known) == 1 else "Reflectance (multiscales group)"
 
 
-def _layer_asset(nodes: Nodes, layer: Layer, place: Place) -> dict[str, Json]:
+def _layer_asset(nodes: Nodes, layer: Layer, place: StoreHref) -> dict[str, Json]:
     sizes = {int(m[1]): m[0] for m in (re.fullmatch(r"r(\d+)m", name) for name in nodes.groups_under(layer.path)) if m}
     for size_m in sorted(sizes):
         path = f"{layer.path}/{sizes[size_m]}"
@@ -229,7 +229,7 @@ def _layer_asset(nodes: Nodes, layer: Layer, place: Place) -> dict[str, Json]:
     return {}
 
 
-def _pyramid_asset(nodes: Nodes, layer: Layer, place: Place, finest: Mapping[str, Json]) -> dict[str, Json]:
+def _pyramid_asset(nodes: Nodes, layer: Layer, place: StoreHref, finest: Mapping[str, Json]) -> dict[str, Json]:
     """Return the asset of a layer that has overviews: the group that holds its levels; else nothing."""
     if "multiscales" not in nodes.attributes_of(layer.path):
         return {}

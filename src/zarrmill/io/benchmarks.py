@@ -5,31 +5,33 @@ Source: snakemake 9.27.1, ``snakemake/benchmark.py``: seconds in ``s`` and ``cpu
 
 import csv
 import math
-from pathlib import Path
 
+from zarrmill.errors import ZarrmillError
+from zarrmill.io.places import Listing, Place, together
 from zarrmill.io.state import STAGES, State
 from zarrmill.model import Measured
 
 
-def read_benchmarks(state: State) -> dict[tuple[str, str], Measured]:
+def read_benchmarks(state: State, listing: Listing | None = None) -> dict[tuple[str, str], Measured]:
     """Return the last repeat of every benchmark file by stage and product name; 0 where nothing was measured.
 
     Files that cannot be read are left out: they add to the report and decide nothing.
+    Raises: UnknownStateError: the state cannot be listed.
     """
     folder = state.root / "benchmarks"
-    costs = {}
-    for path in sorted(folder.rglob("*.tsv")):
-        stage = next((part for part in path.relative_to(folder).parts if part in STAGES), None)
-        cost = _read(path)
-        if stage is not None and cost is not None:
-            costs[stage, path.name.removesuffix(".tsv")] = cost
-    return costs
+    staged = {}
+    for place, _ in (listing or Listing(state.root)).below(folder):
+        stage = next((part for part in place.key_in(folder).split("/") if part in STAGES), None)
+        if stage is not None and place.name.endswith(".tsv"):
+            staged[place] = (stage, place.name.removesuffix(".tsv"))
+    costs = zip(staged.values(), together(_read, staged, folder.n_reads), strict=True)
+    return {key: cost for key, cost in costs if cost is not None}
 
 
-def _read(path: Path) -> Measured | None:
+def _read(place: Place) -> Measured | None:
     try:
-        rows = list(csv.DictReader(path.read_text().splitlines(), delimiter="\t"))
-    except (OSError, UnicodeDecodeError, csv.Error):
+        rows = list(csv.DictReader(place.read_text().splitlines(), delimiter="\t"))
+    except (FileNotFoundError, ZarrmillError, UnicodeDecodeError, csv.Error):
         return None
     if not rows or "s" not in rows[-1]:
         return None

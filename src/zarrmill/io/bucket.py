@@ -38,6 +38,7 @@ def use(settings: S3) -> None:
     global _settings
     _settings = settings
     _client.cache_clear()
+    _shared_store.cache_clear()
     _credentials.cache_clear()
 
 
@@ -116,6 +117,16 @@ def object_store(bucket: str, prefix: str = "", *, timeout_s: float | None = Non
     else:
         options["credential_provider"] = _credentials(place.profile)
     return S3Store(bucket, prefix=prefix or None, **options, **transport(timeout_s, retries))
+
+
+def shared_store(bucket: str) -> "S3Store":
+    """Return the obstore store of a whole bucket; shared by the threads of this process."""
+    return _shared_store(os.getpid(), bucket)
+
+
+@cache
+def _shared_store(pid: int, bucket: str) -> "S3Store":  # as for _client
+    return object_store(bucket)
 
 
 def transport(timeout_s: float | None = None, retries: int | None = None) -> dict[str, Any]:  # options of obstore's stores

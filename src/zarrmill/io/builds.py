@@ -1,16 +1,14 @@
 """What a run has built so far, read from its state in one pass; a state that cannot be read is an error, never empty."""
 
 import json
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from zarrmill.errors import ConfigError, UnknownStateError
-from zarrmill.io.record import read_record, write_error
-from zarrmill.io.state import PRODUCT_STAGES, State
+from zarrmill.errors import ConfigError
+from zarrmill.io.places import Listing, Place
+from zarrmill.io.record import read_record
+from zarrmill.io.state import PRODUCT_STAGES, Failure, State
 from zarrmill.model import FailureRecord, PlanRecord, Product
 
 _TARGET = re.compile(r"(?P<id>.+)_(?P<digest>[0-9a-f]{8})\.json")
@@ -39,34 +37,34 @@ class Builds:
         return sorted(build for build, stages in builds.items() if build != mine and PRODUCT_STAGES[0] in stages)
 
 
-def read_builds(state: State, collections: Iterable[str]) -> Builds:
+def read_builds(state: State, listing: Listing, collections: Iterable[str]) -> Builds:
     """Look at every target of ``collections``.
 
     Raises: UnknownStateError: a folder of the state cannot be read.
     """
     found: dict[tuple[str, str], dict[Build, frozenset[str]]] = {}
-    with _readable(state.root):
-        for collection in sorted(set(collections)):
-            for day, stage, name in _targets(state.root / collection):
-                if match := _TARGET.fullmatch(name):
-                    builds = found.setdefault((collection, match["id"]), {})
-                    build = (day, match["digest"])
-                    builds[build] = builds.get(build, frozenset()) | {stage}
-        return Builds(found, _gone(state.plan_json))
+    for collection in sorted(set(collections)):
+        for day, stage, name in _targets(listing, state.root / collection):
+            if match := _TARGET.fullmatch(name):
+                builds = found.setdefault((collection, match["id"]), {})
+                build = (day, match["digest"])
+                builds[build] = builds.get(build, frozenset()) | {stage}
+    return Builds(found, _gone(state.plan_json))
 
 
-def latest_failure(state: State, product: Product) -> tuple[str, str]:
-    """Return stage and words of the latest failure record; two empty strings without one."""
-    with _readable(state.failed):
-        records = state.failures_of(product)
-    if not records:
+def latest_failure(failures: Sequence[Failure]) -> tuple[str, str]:
+    """Return stage and words of the last of one product's failures; two empty strings without one.
+
+    Raises: UnknownStateError: its record cannot be read.
+    """
+    if not failures:
         return "", ""
     try:
-        record = read_record(FailureRecord, records[-1])
+        record = read_record(FailureRecord, failures[-1].place)
     except ConfigError as error:
         return PRODUCT_STAGES[0], f"failed before; its record cannot be read: {error.message}"
     message = " ".join(record.message.split())[:300]
-    times = "once" if len(records) == 1 else f"{len(records)} times"
+    times = "once" if len(failures) == 1 else f"{len(failures)} times"
     return record.stage, f"{record.stage} failed ({times} in all), last with {record.code}: {message}"
 
 
@@ -95,41 +93,21 @@ def drop_receipts(state: State, product: Product) -> None:
     Raises: StoreError: a target cannot be removed.
     """
     for stage in reversed(PRODUCT_STAGES):
-        path = state.target(stage, product)
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise write_error(error, str(path)) from error
+        state.target(stage, product).unlink()
 
 
-def _targets(root: Path) -> Iterator[tuple[str, str, str]]:
+def _targets(listing: Listing, root: Place) -> Iterator[tuple[str, str, str]]:
     """Yield day, stage and file name of every target of one collection."""
-    for day in _names(root):
+    for day in listing.folders(root):
         for stage in PRODUCT_STAGES:
-            for name in _names(root / day / stage):
+            for name in listing.files(root / day / stage):
                 yield day, stage, name
 
 
-def _names(folder: Path) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _gone(plan_json: Path) -> frozenset[tuple[str, str, str]]:
+def _gone(plan_json: Place) -> frozenset[tuple[str, str, str]]:
     try:
         rows = json.loads(plan_json.read_bytes())["products"]
         return frozenset((r["collection"], r["product_id"], r["digest"]) for r in rows if r.get("store_gone"))
     except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError):
         # Only the word "missing" instead of "new" hangs on it, so a damaged plan.json is as good as none.
         return frozenset()
-
-
-@contextmanager
-def _readable(place: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        message = f"{place}: cannot read the state ({error}); nothing was decided, check path and rights"
-        raise UnknownStateError(message, kind="outage") from error

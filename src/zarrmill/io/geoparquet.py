@@ -4,18 +4,18 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from zarrmill.io.record import write_bytes
+from zarrmill.io.places import Place
 from zarrmill.model import Json
 
 
-def write_items(items: Sequence[Json], path: Path) -> None:
-    """Write ``items`` (at least one) to ``path`` whole or not at all; equal items give equal bytes."""
+def write_items(items: Sequence[Json], place: Place) -> None:
+    """Write ``items`` (at least one) whole or not at all; equal items give equal bytes. Raises: as ``Place.write_bytes``."""
     from stac_geoparquet.arrow import parse_stac_items_to_arrow, to_parquet
 
     with tempfile.TemporaryDirectory(prefix="zarrmill-") as folder:
         draft = Path(folder) / "items.parquet"
         to_parquet(parse_stac_items_to_arrow([dict(item) for item in items]), draft, compression="zstd", compression_level=3)
-        write_bytes(path, draft.read_bytes())
+        place.write_bytes(draft.read_bytes())
 
 
 def read_items(path: Path) -> list[dict[str, Json]]:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import IO
 
 from zarrmill.errors import StoreError
+from zarrmill.io.places import Place
 
 
 class RunLock:
     """Lock file of one run."""
 
-    def __init__(self, root: Path) -> None:
-        self._path = root / ".lock"
+    def __init__(self, root: Place) -> None:
+        self._path = Path(root) / ".lock"
         self._handle: IO[str] | None = None
 
     def take(self) -> None:

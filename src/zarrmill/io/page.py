@@ -5,8 +5,10 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from zarrmill.errors import ZarrmillError
+from zarrmill.io.places import Place
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -35,14 +37,14 @@ def embedded_json(value: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def inline_image(path: Path, edge_px: int) -> str | None:
+def inline_image(place: Place, edge_px: int) -> str | None:
     """Return an image as a small JPEG data URI, its longest edge at most ``edge_px``; None when it cannot be read."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as opened:
+        with Image.open(io.BytesIO(place.read_bytes())) as opened:
             image = opened.convert("RGBA")
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+    except (OSError, ZarrmillError, UnidentifiedImageError, ValueError, SyntaxError):
         # Pillow tells damaged PNG files by SyntaxError.
         return None
     image.thumbnail((edge_px, edge_px))

@@ -11,15 +11,15 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from zarrmill.errors import ZarrmillError
-from zarrmill.io.record import dumps, write_text
-from zarrmill.io.state import PRODUCT_STAGES, State
+from zarrmill.io.places import Listing, Place
+from zarrmill.io.record import dumps
+from zarrmill.io.state import PRODUCT_STAGES, Failures, State
 from zarrmill.model import Product
 
 SCHEMA = "zarrmill/progress/1"
@@ -72,8 +72,8 @@ class ProgressFile:
     not fail because its display does. A stage that does not tick for ``STALE_S`` seconds is taken for dead.
     """
 
-    def __init__(self, path: Path, stage: str, product: str, clock: Callable[[], float] = time.time) -> None:
-        self.path = path
+    def __init__(self, place: Place, stage: str, product: str, clock: Callable[[], float] = time.time) -> None:
+        self.place = place
         self._clock = clock
         self._beat = Heartbeat(stage, product, 0, 0, clock(), clock(), os.getpid(), socket.gethostname())
         self._written = float("-inf")
@@ -90,12 +90,12 @@ class ProgressFile:
         """Write the heartbeat now."""
         self._written = self._beat.updated
         with suppress(ZarrmillError):
-            write_text(self.path, dumps({"schema": SCHEMA, **asdict(self._beat)}))
+            self.place.write_text(dumps({"schema": SCHEMA, **asdict(self._beat)}))
 
     def remove(self) -> None:
         """Remove the heartbeat: nothing is running any more."""
-        with suppress(OSError):
-            self.path.unlink(missing_ok=True)
+        with suppress(ZarrmillError):
+            self.place.unlink()
 
 
 @contextmanager
@@ -109,13 +109,14 @@ def progress_of(state: State, product: Product, stage: str) -> Iterator[Progress
         tick.remove()
 
 
-def read_heartbeats(state: State, now: float) -> tuple[Heartbeat, ...]:
-    """Return the heartbeats that count as running, oldest first; stale and unreadable ones are left out."""
-    beats = []
-    for name in _names(state.root / "progress"):
-        beat = _read_heartbeat(state.root / "progress" / name)
-        if beat is not None and beat.alive(now):
-            beats.append(beat)
+def read_heartbeats(state: State, now: float, listing: Listing | None = None) -> tuple[Heartbeat, ...]:
+    """Return the heartbeats that count as running, oldest first; stale and unreadable ones are left out.
+
+    Raises: UnknownStateError: the state cannot be listed.
+    """
+    folder = state.root / "progress"
+    read = (_read_heartbeat(folder / name) for name in (listing or Listing(state.root)).files(folder))
+    beats = (beat for beat in read if beat is not None and beat.alive(now))
     return tuple(sorted(beats, key=lambda beat: (beat.started, beat.product)))
 
 
@@ -144,24 +145,26 @@ class ProgressSnapshot:
 
 
 def collect_progress(state: State, products: Sequence[Product], since: float | None = None) -> ProgressSnapshot:
-    """Look at the state folder alone and tell where the run stands; costs one listing a folder, not one request a product."""
-    now = time.time()
-    beats = read_heartbeats(state, now)
-    targets = _Targets(state)
-    failures = _last_failures(state)
+    """Look at the state alone and tell where the run stands; costs listings, not one request a product.
+
+    Raises: UnknownStateError: the state cannot be listed.
+    """
+    now, listing = time.time(), Listing(state.root)
+    beats = read_heartbeats(state, now, listing)
+    failures = Failures(state, listing)
     busy = {beat.product for beat in beats}
     stages: Counter[str] = Counter()
     failed: Counter[str] = Counter()
     finished = []
     for product in products:
-        has = {stage for stage in PRODUCT_STAGES if targets.has(stage, product)}
-        stages.update(has)
+        has = {stage: found for stage in PRODUCT_STAGES if (found := listing.get(state.target(stage, product)))}
+        stages.update(has.keys())
         if len(has) == len(PRODUCT_STAGES):
-            finished.append(targets.written(PRODUCT_STAGES[-1], product))
+            finished.append(has[PRODUCT_STAGES[-1]].modified)
             continue
-        failure = failures.get((product.collection, product.name))
-        if failure is not None and failure[1] not in has and product.name not in busy:
-            failed[failure[0]] += 1
+        known = failures.of(product)
+        if known and known[-1].stage not in has and product.name not in busy:
+            failed[known[-1].failure_class] += 1
     return ProgressSnapshot(
         total=len(products),
         ok=len(finished),
@@ -248,9 +251,9 @@ def _running_text(beat: Heartbeat) -> str:
     return f"{short_name(beat.product)} {beat.stage}{share}"
 
 
-def _read_heartbeat(path: Path) -> Heartbeat | None:
+def _read_heartbeat(place: Place) -> Heartbeat | None:
     try:
-        body = json.loads(path.read_text())
+        body = json.loads(place.read_bytes())
         return Heartbeat(
             stage=str(body["stage"]),
             product=str(body["product"]),
@@ -261,7 +264,7 @@ def _read_heartbeat(path: Path) -> Heartbeat | None:
             pid=int(body["pid"]),
             host=str(body["host"]),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ZarrmillError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -275,60 +278,3 @@ def _process_exists(pid: int) -> bool:
     except OSError:
         return True
     return True
-
-
-def _names(folder: Path) -> list[str]:
-    """Names of the records in a folder, sorted; half-written files (hidden) are left out."""
-    try:
-        return sorted(name for name in os.listdir(folder) if name.endswith(".json") and not name.startswith("."))
-    except OSError:
-        return []
-
-
-class _Targets:
-    """Which targets exist, by one listing a folder."""
-
-    def __init__(self, state: State) -> None:
-        self._state = state
-        self._folders: dict[Path, dict[str, float]] = {}
-
-    def has(self, stage: str, product: Product) -> bool:
-        path = self._state.target(stage, product)
-        return path.name in self._listing(path.parent)
-
-    def written(self, stage: str, product: Product) -> float:
-        path = self._state.target(stage, product)
-        return self._listing(path.parent)[path.name]
-
-    def _listing(self, folder: Path) -> dict[str, float]:
-        if folder not in self._folders:
-            self._folders[folder] = dict(_times(folder))
-        return self._folders[folder]
-
-
-def _times(folder: Path) -> Iterator[tuple[str, float]]:
-    with suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            # A target may vanish between listing and stat: Snakemake removes outputs before a job.
-            with suppress(OSError):
-                yield entry.name, entry.stat().st_mtime
-
-
-def _last_failures(state: State) -> dict[tuple[str, str], tuple[str, str]]:
-    """Return ``(collection, product name)`` to class and stage of its newest failure record."""
-    newest: dict[tuple[str, str], tuple[float, str, str]] = {}
-    for path in _files(state.failed):
-        parts = path.relative_to(state.failed).parts
-        if len(parts) != 5:
-            continue
-        failure_class, collection, _, name, file = parts
-        with suppress(OSError):
-            written = path.stat().st_mtime
-            known = newest.get((collection, name))
-            if known is None or written >= known[0]:
-                newest[(collection, name)] = (written, failure_class, file.rpartition("-")[0])
-    return {key: (failure_class, stage) for key, (_, failure_class, stage) in newest.items()}
-
-
-def _files(folder: Path) -> Iterable[Path]:
-    return sorted(path for path in folder.glob("*/*/*/*/*.json") if not path.name.startswith("."))

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from zarrmill.config import Codec
 from zarrmill.errors import StoreError
-from zarrmill.io.record import write_error
+from zarrmill.io.places import write_error
 from zarrmill.io.written import Written
 from zarrmill.model import ArrayPlan
 

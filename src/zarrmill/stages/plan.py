@@ -7,7 +7,7 @@ manifest that the workflow is built from. What cannot be told makes no work: an 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import batched
@@ -25,14 +25,15 @@ from zarrmill.core.entries import Entry, entry_of_item, entry_of_row, key_of_row
 from zarrmill.core.estimate import Estimate, estimate, read_tree
 from zarrmill.core.planned import PlanResult, Row
 from zarrmill.core.planning import STORE_GONE, TO_DO, Facts, PlanClass, classify, distinct, entry_skip, key_skip, ordered
-from zarrmill.errors import ConfigError, SourceError, UnknownStateError
-from zarrmill.io.builds import drop_receipts, latest_failure, older_build, read_builds
+from zarrmill.errors import SourceError, UnknownStateError
+from zarrmill.io.builds import Builds, drop_receipts, latest_failure, older_build, read_builds
 from zarrmill.io.catalog import Listed, read_catalogue
 from zarrmill.io.manifest import write_manifest
 from zarrmill.io.objects import Objects
-from zarrmill.io.record import dumps, read_record, write_record, write_text
+from zarrmill.io.places import Listing, together
+from zarrmill.io.record import dumps, record_text
 from zarrmill.io.source import read_metadata
-from zarrmill.io.state import PRODUCT_STAGES, State
+from zarrmill.io.state import PRODUCT_STAGES, Failures, State
 from zarrmill.model import PlanRecord, Product
 
 __all__ = ["PlanResult", "plan", "print_plan", "write_plan"]
@@ -41,6 +42,9 @@ log = structlog.get_logger(__name__)
 
 N_READERS = 16
 """Sources and stores that are asked at once."""
+
+N_WRITERS = 32
+"""Records that are written at once."""
 
 BREAKER = 2 * N_READERS
 """Outages in a row after which the host counts as down."""
@@ -119,12 +123,12 @@ def write_plan(result: PlanResult, state: State) -> None:
     if result.counts[PlanClass.UNKNOWN] and not result.products:
         message = f"{state.manifest}: none of {result.counts[PlanClass.UNKNOWN]} products could be looked at; nothing was written"
         raise UnknownStateError(message, kind="outage")
-    entries = ((product, result.item(product)) for product in result.products)
-    with ThreadPoolExecutor(N_READERS) as pool:
-        for part in batched(entries, N_READERS * 4):
-            list(pool.map(lambda pair: _write_record(PlanRecord(*pair), state), part))
-    _write_changed(state.plan_json, dumps(result.to_json()))
-    _write_changed(state.plan_html, _html(result))
+    listing = Listing(state.root)
+    records = (PlanRecord(product, result.item(product)) for product in result.products)
+    for _ in together(partial(_write_record, state, listing), records, N_WRITERS):
+        pass
+    state.plan_json.write_changed(dumps(result.to_json()).encode())
+    state.plan_html.write_changed(_html(result).encode())
     for product in result.gone:
         drop_receipts(state, product)
     write_manifest(result.products, state.manifest)
@@ -268,41 +272,50 @@ def _metadata(entry: Entry, settings: Settings) -> tuple[str, bytes]:
 
 def _decided(known: Sequence[_Known], settings: Settings) -> Iterator[Row]:
     """Yield the row of every product whose source is known."""
-    state = State(settings.run_root)
-    builds = read_builds(state, (one.product.collection for one in known))
+    state = State.of(settings)
+    listing = Listing(state.root)
+    builds = read_builds(state, listing, (one.product.collection for one in known))
+    failures = Failures(state, listing)
     built = [one for one in known if PRODUCT_STAGES[0] in builds.present(one.product)]
     sealed = {one.product: answer for one, answer in _asked(_store_asker(settings), built)}
-    for one in known:
-        product, answer = one.product, sealed.get(one.product, False)
-        if isinstance(answer, SourceError):
-            yield _left_out(one.entry, answer)
-            continue
-        failed_stage, failure = latest_failure(state, product)
-        facts = Facts(
-            stages=PRODUCT_STAGES,
-            present=builds.present(product),
-            sealed=answer,
-            gone=(product.collection, product.product_id, product.digest) in builds.gone,
-            failed_stage=failed_stage,
-            failure=failure,
-            older=older_build(state, product, builds.others(product)),
-        )
-        plan_class, reason = classify(facts)
-        gone = reason == STORE_GONE
-        if one.zarr_format == 3 and plan_class in TO_DO:
-            reason = f"{reason}; the source is Zarr v3, laid out anew"
-        yield Row(
-            product.collection,
-            product.product_id,
-            plan_class,
-            reason,
-            product.datetime,
-            zarr_format=one.zarr_format,
-            converts=plan_class in TO_DO and not answer,
-            store_gone=gone,
-            drops_receipts=gone and PRODUCT_STAGES[0] in facts.present,
-            product=product,
-        )
+    facts = partial(_facts, state, builds, failures)
+    for one, told in zip(known, together(facts, (one.product for one in known), state.root.n_reads), strict=True):
+        answer = sealed.get(one.product, False)
+        yield _left_out(one.entry, answer) if isinstance(answer, SourceError) else _row(one, replace(told, sealed=answer))
+
+
+def _facts(state: State, builds: Builds, failures: Failures, product: Product) -> Facts:
+    """Return what the state says of one product."""
+    failed_stage, failure = latest_failure(failures.of(product))
+    return Facts(
+        stages=PRODUCT_STAGES,
+        present=builds.present(product),
+        sealed=False,
+        gone=(product.collection, product.product_id, product.digest) in builds.gone,
+        failed_stage=failed_stage,
+        failure=failure,
+        older=older_build(state, product, builds.others(product)),
+    )
+
+
+def _row(one: _Known, facts: Facts) -> Row:
+    product = one.product
+    plan_class, reason = classify(facts)
+    gone = reason == STORE_GONE
+    if one.zarr_format == 3 and plan_class in TO_DO:
+        reason = f"{reason}; the source is Zarr v3, laid out anew"
+    return Row(
+        product.collection,
+        product.product_id,
+        plan_class,
+        reason,
+        product.datetime,
+        zarr_format=one.zarr_format,
+        converts=plan_class in TO_DO and not facts.sealed,
+        store_gone=gone,
+        drops_receipts=gone and PRODUCT_STAGES[0] in facts.present,
+        product=product,
+    )
 
 
 def _store_asker(settings: Settings) -> Callable[[_Known], bool]:
@@ -353,19 +366,10 @@ def _sorted(rows: Sequence[Row], order: str) -> list[Row]:
     return [*dated, *(row for row in by_key if not row.acquired)]
 
 
-def _write_record(record: PlanRecord, state: State) -> None:
-    path = state.target("plan", record.product)
-    try:
-        if read_record(PlanRecord, path) == record:
-            return
-    except ConfigError:
-        pass
-    write_record(record, path)
-
-
-def _write_changed(path: Path, text: str) -> None:
-    if not path.is_file() or path.read_bytes() != text.encode():
-        write_text(path, text)
+def _write_record(state: State, listing: Listing, record: PlanRecord) -> None:
+    place, data = state.target("plan", record.product), record_text(record).encode()
+    if not listing.holds(place, data):
+        place.write_bytes(data)
 
 
 def _public(address: str) -> str:

@@ -6,8 +6,10 @@ missing. A record that cannot be read is listed in the report; it does not stop 
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -16,15 +18,16 @@ from zarrmill.config import Recipe, Settings, load_recipes
 from zarrmill.core import page, story
 from zarrmill.core.outcome import ProductRecords, Ring
 from zarrmill.core.summary import SCHEMA, Skipped, Summary, Unreadable, summarise
-from zarrmill.errors import CODES, ConfigError
+from zarrmill.errors import CODES, ConfigError, UnknownStateError
 from zarrmill.io import charts
 from zarrmill.io.benchmarks import read_benchmarks
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.objects import local_path
 from zarrmill.io.page import embedded_json, inline_image, render_page
+from zarrmill.io.places import Listing, Place, together
 from zarrmill.io.progress import read_heartbeats, short_name
-from zarrmill.io.record import dumps, read_record, write_text
-from zarrmill.io.state import PRODUCT_STAGES, State
+from zarrmill.io.record import dumps, read_record
+from zarrmill.io.state import PRODUCT_STAGES, Failures, State
 from zarrmill.model import ConvertReceipt, FailureRecord, Json, Measured, Product, ValidationReport, Verdict
 
 COMMAND = "snakemake --profile profiles/local"
@@ -35,31 +38,39 @@ QUICKLOOK_PX = 220
 """Longest edge of a thumbnail in the page."""
 
 
-def report(settings: Settings, *, workdir: Path | None = None, command: str = COMMAND, now: datetime | None = None) -> Summary:
+def report(
+    settings: Settings,
+    *,
+    page_to: Place | None = None,
+    summary_to: Place | None = None,
+    workdir: Path | None = None,
+    command: str = COMMAND,
+    now: datetime | None = None,
+) -> Summary:
     """Write ``report/index.html`` and ``summary.json`` of a run and return the summary.
 
-    Args: workdir: folder that relative paths start from, by default the current one; command: what the user typed to run,
-    shown as the way to continue; now: time of the report.
-    Raises: CapacityError, StoreError: the report cannot be written. Unreadable input never raises.
+    Args: page_to, summary_to: where to write them, by default in the run's state; workdir: folder that relative paths start
+    from, by default the current one; command: what the user typed to run, shown as the way to continue; now: time of the report.
+    Raises: CapacityError, StoreError: the report cannot be written; UnknownStateError: the state cannot be listed.
+        Unreadable records never raise.
     """
-    summary, records, recipes, state = _survey(settings, workdir, now)
-    stores = _stores(settings.store_root, workdir or Path(), state.report.parent)
-    write_text(state.summary, dumps(summary_json(summary)))
-    write_text(state.report, _html(summary, records, state, stores, command, recipes))
+    summary, records, recipes, reader = _survey(settings, workdir, now)
+    stores = _stores(settings.store_root, workdir or Path(), reader.state.report.parent)
+    (summary_to or reader.state.summary).write_text(dumps(summary_json(summary)))
+    (page_to or reader.state.report).write_text(_html(summary, records, reader, stores, command, recipes))
     return summary
 
 
 def survey(settings: Settings, *, workdir: Path | None = None, now: datetime | None = None) -> Summary:
-    """Return the summary of a run without writing anything."""
+    """Return the summary of a run without writing anything. Raises: UnknownStateError: the state cannot be listed."""
     return _survey(settings, workdir, now)[0]
 
 
 def _survey(
     settings: Settings, workdir: Path | None, now: datetime | None
-) -> tuple[Summary, tuple[ProductRecords, ...], Mapping[str, Recipe], State]:
-    base = workdir or Path()
-    reader = _Reader(State(base / settings.run_root), State(settings.run_root), now or datetime.now(UTC))
-    recipes = reader.recipes(settings, base)
+) -> "tuple[Summary, tuple[ProductRecords, ...], Mapping[str, Recipe], _Reader]":
+    reader = _Reader(settings, State.of(settings, workdir), now or datetime.now(UTC))
+    recipes = reader.recipes(settings, workdir or Path())
     records = reader.products()
     skipped = reader.skipped()
     summary = summarise(
@@ -70,7 +81,7 @@ def _survey(
         unreadable=tuple(reader.unreadable),
         max_objects={name: recipe.validation.max_objects for name, recipe in recipes.items()},
     )
-    return summary, records, recipes, reader.state
+    return summary, records, recipes, reader
 
 
 def summary_json(summary: Summary) -> dict[str, Json]:
@@ -92,11 +103,13 @@ def summary_json(summary: Summary) -> dict[str, Json]:
 class _Reader:
     """Reads the records of one run and keeps a list of those that it could not read."""
 
-    def __init__(self, state: State, named: State, now: datetime) -> None:
+    def __init__(self, settings: Settings, state: State, now: datetime) -> None:
         self.state = state
-        self.named = named
-        """The same run as Snakemake names its paths: relative to the working folder."""
+        self.named = State(Place(settings.run)) if state.root.remote else State.of(settings)
+        """The same run as Snakemake names its targets: relative to the working folder, or to the prefix in the bucket."""
         self.now = now
+        self.listing = Listing(state.root)
+        self.failures = Failures(state, self.listing)
         self.unreadable: list[Unreadable] = []
 
     def recipes(self, settings: Settings, base: Path) -> Mapping[str, Recipe]:
@@ -105,29 +118,31 @@ class _Reader:
             absolute = tuple(str(base / name) for name in settings.recipes)
             return load_recipes(settings.model_copy(update={"recipes": absolute}))
         except (ConfigError, OSError) as error:
-            self._complain(Path("recipes"), error)
+            self.unreadable.append(self._complaint(Place("recipes"), error))
             return {}
 
     def products(self) -> tuple[ProductRecords, ...]:
         """Return the records of every product of the manifest; without one, of every product that left a record."""
-        beats = {beat.product: beat.stage for beat in read_heartbeats(self.state, self.now.timestamp())}
-        benchmarks = read_benchmarks(self.state)
-        try:
-            products: Sequence[Product] = read_manifest(self.state.manifest) if self.state.manifest.exists() else ()
-        except (ConfigError, OSError) as error:
-            self._complain(self.state.manifest, error)
-            products = ()
+        beats = {beat.product: beat.stage for beat in read_heartbeats(self.state, self.now.timestamp(), self.listing)}
         costs: dict[str, dict[str, Measured]] = {}
-        for (stage, name), cost in benchmarks.items():
+        for (stage, name), cost in read_benchmarks(self.state, self.listing).items():
             costs.setdefault(name, {})[stage] = cost
-        return tuple(
-            self._product(product, beats.get(product.name, ""), costs.get(product.name, {}))
-            for product in products or self._recovered()
-        )
+        try:
+            products: Sequence[Product] = read_manifest(self.state.manifest) if self.listing.get(self.state.manifest) else ()
+        except ConfigError as error:
+            self.unreadable.append(self._complaint(self.state.manifest, error))
+            products = ()
+        read = together(self._product, products or self._recovered(), self.state.root.n_reads)
+        records = []
+        for record, complaints in read:
+            name = record.product.name
+            records.append(replace(record, running=beats.get(name, ""), benchmarks=costs.get(name, {})))
+            self.unreadable += complaints
+        return tuple(records)
 
     def skipped(self) -> tuple[Skipped, ...]:
         """Return what the plan left out: by filter when skipped, by class and code when refused or unknown."""
-        plan = self._json(self.state.plan_json)
+        plan = self._json(self.state.plan_json, self.unreadable)
         rows = plan.get("products", []) if isinstance(plan, dict) else []
         left = [row for row in rows if isinstance(row, dict) and row.get("class") in ("skipped", "refused", "unknown")]
         return tuple(
@@ -138,77 +153,89 @@ class _Reader:
             for row in left
         )
 
-    def _product(self, product: Product, running: str, costs: Mapping[str, Measured]) -> ProductRecords:
-        known = len(self.unreadable)
-        receipt = self._record(ConvertReceipt, self.state.target("convert", product))
-        validation = self._record(ValidationReport, self.state.target("validate", product))
-        item = self._json(self.state.target("stac", product))
-        broken = {Path(one.path).parent.name for one in self.unreadable[known:]}
-        failures = (self._record(FailureRecord, path) for path in self.state.failures_of(product))
-        return ProductRecords(
+    def files(self, product: Product) -> int:
+        """Return which files of one product are there: a bit a stage, and one for the thumbnail."""
+        places = [*(self.state.target(stage, product) for stage in PRODUCT_STAGES), self.state.thumbnail(product)]
+        return sum(1 << bit for bit, place in enumerate(places) if self.listing.get(place))
+
+    def _product(self, product: Product) -> tuple[ProductRecords, list[Unreadable]]:
+        complaints: list[Unreadable] = []
+        receipt = self._record(ConvertReceipt, self.state.target("convert", product), complaints)
+        validation = self._record(ValidationReport, self.state.target("validate", product), complaints)
+        item = self._json(self.state.target("stac", product), complaints)
+        broken = {Path(one.path).parent.name for one in complaints}
+        failures = [self._record(FailureRecord, failure.place, complaints) for failure in self.failures.of(product)]
+        record = ProductRecords(
             product=product,
-            target=self.named.target(PRODUCT_STAGES[-1], product).as_posix(),
+            target=self.named.target(PRODUCT_STAGES[-1], product).href,
             receipt=receipt,
             validation=validation,
             item=isinstance(item, dict),
             failures=tuple(failure for failure in failures if failure is not None),
             unreadable=tuple(stage for stage in PRODUCT_STAGES if stage in broken),
-            running=running,
-            footprint=self._footprint(product, item),
-            benchmarks=costs,
+            running="",
+            footprint=self._footprint(product, item, complaints),
+            benchmarks={},
         )
+        return record, complaints
 
-    def _footprint(self, product: Product, item: Json) -> tuple[Ring, ...]:
+    def _footprint(self, product: Product, item: Json, complaints: list[Unreadable]) -> tuple[Ring, ...]:
         """Outline from the item, else from the source's item that the plan kept."""
         if isinstance(item, dict):
             return page.ring_lists(item.get("geometry"))
-        kept = self._json(self.state.target("plan", product))
+        kept = self._json(self.state.target("plan", product), complaints)
         source = kept.get("item") if isinstance(kept, dict) else None
         return page.ring_lists(source.get("geometry")) if isinstance(source, dict) else ()
 
     def _recovered(self) -> tuple[Product, ...]:
-        paths = sorted(self.state.root.glob("*/[0-9]*/convert/*.json"))
-        receipts = (self._record(ConvertReceipt, path) for path in paths)
-        failures = (self._record(FailureRecord, path) for path in sorted(self.state.failed.glob("*/*/*/*/*.json")))
-        found = {one.product.name: one.product for one in (*receipts, *failures) if one is not None}
-        self.unreadable = [one for one in self.unreadable if one.path.endswith(".csv") or one.path == "recipes"]
+        """Return the products of all receipts and failure records; what of them cannot be read is not worth a word."""
+        receipts = [place for folder in self._folders("convert") for place, _ in self.listing.below(folder)]
+        read = [self._record(ConvertReceipt, place, []) for place in receipts]
+        read_too = [self._record(FailureRecord, place, []) for place in self.failures.places()]
+        found = {one.product.name: one.product for one in (*read, *read_too) if one is not None}
         return tuple(sorted(found.values(), key=lambda product: (product.datetime, product.name), reverse=True))
 
-    def _record[R](self, kind: type[R], path: Path) -> R | None:
-        if not path.exists():
+    def _folders(self, stage: str) -> Iterator[Place]:
+        """Yield the folders of one stage, of every collection and day."""
+        for collection in self.listing.folders(self.state.root):
+            for day in self.listing.folders(self.state.root / collection):
+                yield self.state.root / collection / day / stage
+
+    def _record[R](self, kind: type[R], place: Place, complaints: list[Unreadable]) -> R | None:
+        if self.listing.get(place) is None:
             return None
         try:
-            return read_record(kind, path)
-        except (ConfigError, OSError) as error:
-            self._complain(path, error)
+            return read_record(kind, place)
+        except (ConfigError, UnknownStateError) as error:
+            complaints.append(self._complaint(place, error))
             return None
 
-    def _json(self, path: Path) -> Json:
+    def _json(self, place: Place, complaints: list[Unreadable]) -> Json:
+        if self.listing.get(place) is None:
+            return None
         try:
-            return json.loads(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            self._complain(path, error)
+            return json.loads(place.read_bytes())
+        except (OSError, UnknownStateError, ValueError) as error:
+            complaints.append(self._complaint(place, error))
             return None
 
-    def _complain(self, path: Path, error: Exception) -> None:
-        inside = path.is_relative_to(self.state.root)
-        shown = path.relative_to(self.state.root).as_posix() if inside else str(path)
-        reason = str(error).replace(f"{path}: ", "").split("\n")[0]
-        self.unreadable.append(Unreadable(shown, reason[:200]))
+    def _complaint(self, place: Place, error: Exception) -> Unreadable:
+        inside = place.href.startswith(f"{self.state.root}/")
+        shown = place.key_in(self.state.root) if inside else str(place)
+        reason = str(error).replace(f"{place}: ", "").split("\n")[0]
+        return Unreadable(shown, reason[:200])
 
 
 def _html(
     summary: Summary,
     records: Sequence[ProductRecords],
-    state: State,
+    reader: _Reader,
     stores: str,
     command: str,
     recipes: Mapping[str, Recipe],
 ) -> str:
-    folder = state.report.parent
-    files = {record.product.name: _files(state, record) for record in records}
+    state = reader.state
+    files = {record.product.name: reader.files(record.product) for record in records}
     values = {
         "summary": summary,
         "counts": summary.counts,
@@ -225,9 +252,9 @@ def _html(
         "quicklooks": _quicklooks(summary, records, state, files),
         "n_thumbnails": sum(bits >= 8 for bits in files.values()),
         "data": embedded_json({"columns": page.COLUMNS, "rows": page.table(summary, files), "stores": stores}),
-        "logs": {group.failure_class: _beside(group.log, state, folder) for group in summary.failures},
-        "plan": state.plan_html.exists(),
-        "catalog": (state.catalog / "catalog.json").exists(),
+        "logs": {group.failure_class: _beside(group.log, reader) for group in summary.failures},
+        "plan": reader.listing.get(state.plan_html) is not None,
+        "catalog": reader.listing.get(state.catalog / "catalog.json") is not None,
     }
     filters: dict[str, Callable[..., object]] = {
         "number": story.number,
@@ -284,38 +311,39 @@ def _quicklooks(
 ) -> list[dict[str, str]]:
     """Return the thumbnails for the page: stores with warnings first, then in the order of the manifest."""
     pairs = sorted(zip(summary.products, records, strict=True), key=lambda pair: pair[0].verdict != Verdict.WARN)
-    looks: list[dict[str, str]] = []
-    for row, record in pairs:
-        if len(looks) == MAX_QUICKLOOKS:
-            break
-        image = inline_image(state.thumbnail(record.product), QUICKLOOK_PX) if files[row.name] & 8 else None
-        if image is not None:
-            link = f"../{row.collection}/{row.day}/stac/{row.name}"
-            label = short_name(row.product_id)
-            looks.append(
-                {"image": image, "name": row.product_id, "label": label, "day": row.day, "verdict": row.verdict, "link": link}
-            )
-    return looks
+    rows = [(row, record.product) for row, record in pairs if files[row.name] & 8]
+    images = together(lambda pair: inline_image(state.thumbnail(pair[1]), QUICKLOOK_PX), rows, state.root.n_reads)
+    shown = ((row, image) for (row, _), image in zip(rows, images, strict=True) if image is not None)
+    return [
+        {
+            "image": image,
+            "name": row.product_id,
+            "label": short_name(row.product_id),
+            "day": row.day,
+            "verdict": row.verdict,
+            "link": f"../{row.collection}/{row.day}/stac/{row.name}",
+        }
+        for row, image in islice(shown, MAX_QUICKLOOKS)
+    ]
 
 
-def _files(state: State, record: ProductRecords) -> int:
-    places = [*(state.target(stage, record.product) for stage in PRODUCT_STAGES), state.thumbnail(record.product)]
-    return sum(1 << bit for bit, path in enumerate(places) if path.exists())
-
-
-def _stores(store_root: str, base: Path, folder: Path) -> str:
-    """Return the way from the report to the stores, ending in a slash; empty when they are not on this machine."""
+def _stores(store_root: str, base: Path, folder: Place) -> str:
+    """Return the way from the report to the stores, ending in a slash; empty when no browser can go it."""
     root = local_path(store_root)
-    return f"{_relative(base / root, folder)}/" if root is not None else ""
+    return f"{_relative(base / root, folder.local)}/" if root is not None and folder.local else ""
 
 
-def _beside(path: str, state: State, folder: Path) -> str:
+def _beside(log: str, reader: _Reader) -> str:
     """Return the way from the report to a log; empty when it is not there."""
-    if not path:
+    if not log:
         return ""
-    candidates = [Path(path), *(parent / path for parent in (state.root, *state.root.parents))]
+    root = reader.state.root
+    if root.local is None:
+        inside = log.startswith(f"{root}/") and reader.listing.get(Place(log))
+        return f"../{Place(log).key_in(root)}" if inside else ""
+    candidates = [Path(log), *(parent / log for parent in (root.local, *root.local.parents))]
     found = next((place for place in candidates if place.is_file()), None)
-    return _relative(found, folder) if found else ""
+    return _relative(found, root.local / "report") if found else ""
 
 
 def _relative(path: Path, folder: Path) -> str:

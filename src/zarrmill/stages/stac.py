@@ -7,7 +7,9 @@ before it is returned, against the STAC core schema, every declared extension th
 import hashlib
 import json
 import os
+import posixpath
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -17,14 +19,15 @@ from zarrmill.config import Recipe, Settings
 from zarrmill.core.collection import build_catalog as catalog_document
 from zarrmill.core.collection import build_collection
 from zarrmill.core.item import File, Hrefs, ItemInputs, build_item, collection_id
-from zarrmill.core.item_assets import Place, picture_bands
+from zarrmill.core.item_assets import StoreHref, picture_bands
 from zarrmill.core.item_check import broken_rules
 from zarrmill.core.store_facts import Level, Nodes, Pyramid, read_pyramid
 from zarrmill.errors import ConfigError, ConformanceError, StoreError
 from zarrmill.io.bucket import storage_scheme
 from zarrmill.io.geoparquet import write_items
 from zarrmill.io.objects import MissingObjectError, Objects, local_path
-from zarrmill.io.record import dumps, write_bytes, write_text
+from zarrmill.io.places import Listing, Place, together
+from zarrmill.io.record import dumps
 from zarrmill.io.stac_schemas import SchemaCheck, load_schemas, schema_folder
 from zarrmill.io.state import State
 from zarrmill.io.thumbnail import render_png
@@ -91,34 +94,50 @@ def check_item(item: Mapping[str, Json], settings: Settings) -> SchemaCheck:
     return check
 
 
-def write_item(item: Mapping[str, Json], path: Path) -> None:
-    """Write an item as canonical JSON, whole or not at all."""
-    write_text(path, dumps(item))
+def write_item(item: Mapping[str, Json], place: Place) -> None:
+    """Write an item as canonical JSON, whole or not at all. Raises: as ``Place.write_bytes``."""
+    place.write_text(dumps(item))
 
 
-def build_catalog(settings: Settings, recipes: Mapping[str, Recipe], state: State, products: Sequence[Product]) -> Path:
+def build_catalog(
+    settings: Settings,
+    recipes: Mapping[str, Recipe],
+    state: State,
+    products: Sequence[Product],
+    *,
+    catalog: Place | None = None,
+) -> Place:
     """Write the static catalogue of a run over the items that exist, and return its ``catalog.json``.
 
-    ``recipes`` maps product type to recipe. Products without an item (not built, failed) are left out. Links are relative, so the
-    state folder can be moved or served as it is. Equal items give equal bytes; collections that lost all items are removed.
-    Raises: ConformanceError: an item file is not JSON, or a document breaks its schema.
+    ``recipes`` maps product type to recipe; ``catalog`` is where ``catalog.json`` is written, by default in the run's state.
+    Products without an item (not built, failed) are left out. Links are relative, so the state folder can be moved or served
+    as it is. Equal items give equal bytes; collections that lost all items are removed.
+    Raises: ConformanceError: an item is not JSON, or a document breaks its schema; UnknownStateError: an item cannot be read.
     """
     groups: dict[str, list[tuple[Product, Json]]] = {}
-    for product in sorted(products, key=lambda one: (one.collection, one.datetime, one.name)):
-        path = state.target("stac", product)
-        if path.exists():
-            item = _parse(path.read_bytes(), str(path))
+    ordered = sorted(products, key=lambda one: (one.collection, one.datetime, one.name))
+    for product, item in zip(ordered, together(partial(_item, state), ordered, state.root.n_reads), strict=True):
+        if item is not None:
             groups.setdefault(item["collection"], []).append((product, item))
-    target = state.catalog / "catalog.json"
     for collection, members in sorted(groups.items()):
         _write_collection(collection, members, settings, _recipe_of(members[0][0], recipes), state)
     _remove_stale(state.catalog, set(groups))
     _write_parquet([item for _, members in sorted(groups.items()) for _, item in members], state.catalog / "items.parquet")
     document = catalog_document(settings.run, _catalog_links(settings, state, sorted(groups)))
     _check_document(document, settings)
-    write_text(target, dumps(document))
+    target = catalog or state.catalog / "catalog.json"
+    target.write_text(dumps(document))
     log.info("catalogue written", path=str(target), n_collections=len(groups), n_items=sum(map(len, groups.values())))
     return target
+
+
+def _item(state: State, product: Product) -> Json:
+    """Return the item of one product; None when it has none."""
+    place = state.target("stac", product)
+    try:
+        return _parse(place.read_bytes(), str(place))
+    except FileNotFoundError:
+        return None
 
 
 def _gate(record: PlanRecord, receipt: ConvertReceipt, report: ValidationReport, recipe: Recipe) -> None:
@@ -167,9 +186,9 @@ def _thumbnail(store: Objects, pyramid: Pyramid, product: Product, recipe: Recip
         return None
     bands = picture_bands(pyramid)
     data = render_png(store, f"{pyramid.path}/{level.name}", bands, recipe.item.rescale_dn, recipe.item.thumbnail_px)
-    path = state.thumbnail(product)
-    write_bytes(path, data)
-    return File(f"./{path.name}", len(data), hashlib.sha256(data).hexdigest())
+    place = state.thumbnail(product)
+    place.write_bytes(data)
+    return File(f"./{place.name}", len(data), hashlib.sha256(data).hexdigest())
 
 
 def _thumbnail_level(pyramid: Pyramid, edge_px: int) -> Level | None:
@@ -186,11 +205,11 @@ def _thumbnail_level(pyramid: Pyramid, edge_px: int) -> Level | None:
 def _hrefs(record: PlanRecord, receipt: ConvertReceipt, settings: Settings, recipe: Recipe, state: State) -> Hrefs:
     product = receipt.product
     here = state.target("stac", product)
-    collection = _collection_path(state, collection_id(product.collection, recipe.item))
-    place = _place(receipt, settings, here)
+    collection = _collection_place(state, collection_id(product.collection, recipe.item))
+    store = _store_href(receipt, settings, here)
     return Hrefs(
-        store=place,
-        storage=storage_scheme(receipt.store) if place.in_bucket or place.alternate else {},
+        store=store,
+        storage=storage_scheme(receipt.store) if store.in_bucket or store.alternate else {},
         item=_self_href(settings, state, here),
         root=_relative(str(state.catalog / "catalog.json"), here),
         collection=_relative(str(collection), here),
@@ -201,10 +220,10 @@ def _hrefs(record: PlanRecord, receipt: ConvertReceipt, settings: Settings, reci
     )
 
 
-def _place(receipt: ConvertReceipt, settings: Settings, here: Path) -> Place:
+def _store_href(receipt: ConvertReceipt, settings: Settings, here: Place) -> StoreHref:
     bucket = receipt.store.startswith("s3://")
     if settings.public_root is None:
-        return Place(_relative(receipt.store, here), in_bucket=bucket)
+        return StoreHref(_relative(receipt.store, here), in_bucket=bucket)
     inside = receipt.product.store_path
     if not receipt.store.rstrip("/").endswith(inside):
         raise ConformanceError(
@@ -212,25 +231,31 @@ def _place(receipt: ConvertReceipt, settings: Settings, here: Path) -> Place:
             "not known; convert again",
             kind="item",
         )
-    return Place(f"{settings.public_root.rstrip('/')}/{inside}", alternate=receipt.store if bucket else "")
+    return StoreHref(f"{settings.public_root.rstrip('/')}/{inside}", alternate=receipt.store if bucket else "")
 
 
-def _relative(address: str, here: Path) -> str:
-    """Return a local path relative to the folder of the document ``here``; a remote address stays as it is."""
-    place = local_path(address)
-    if place is None:
+def _relative(address: str, here: Place) -> str:
+    """Return an address relative to the folder of the document ``here`` when both are on disk or in one bucket, else as it is."""
+    place, folder = local_path(address), here.parent
+    if here.remote:
+        bucket = "/".join(here.href.split("/")[:3])
+        if not address.startswith(f"{bucket}/"):
+            return address
+        path = posixpath.relpath(address.removeprefix(bucket), folder.href.removeprefix(bucket) or "/")
+    elif place is None:
         return address
-    path = Path(os.path.relpath(place, here.parent)).as_posix()
+    else:
+        path = Path(os.path.relpath(place, folder)).as_posix()
     return path if path.startswith("..") else f"./{path}"
 
 
-def _self_href(settings: Settings, state: State, path: Path) -> str:
+def _self_href(settings: Settings, state: State, place: Place) -> str:
     if settings.public_state is None:
         return ""
-    return f"{settings.public_state.rstrip('/')}/{settings.run}/{path.relative_to(state.root).as_posix()}"
+    return f"{settings.public_state.rstrip('/')}/{settings.run}/{place.key_in(state.root)}"
 
 
-def _collection_path(state: State, collection: str) -> Path:
+def _collection_place(state: State, collection: str) -> Place:
     return state.catalog / collection / "collection.json"
 
 
@@ -244,7 +269,7 @@ def _recipe_of(product: Product, recipes: Mapping[str, Recipe]) -> Recipe:
 def _write_collection(
     collection: str, members: Sequence[tuple[Product, Json]], settings: Settings, recipe: Recipe, state: State
 ) -> None:
-    path = _collection_path(state, collection)
+    place = _collection_place(state, collection)
     links: list[Json] = [
         {"rel": "root", "href": "../catalog.json", "type": "application/json"},
         {"rel": "parent", "href": "../catalog.json", "type": "application/json"},
@@ -253,16 +278,16 @@ def _write_collection(
     links += [
         {
             "rel": "item",
-            "href": _relative(str(state.target("stac", product)), path),
+            "href": _relative(str(state.target("stac", product)), place),
             "type": "application/geo+json",
             "title": item["id"],
         }
         for product, item in members
     ]
     items = [item for _, item in members]
-    document = build_collection(collection, items, recipe.item.license, [*_self_link(settings, state, path), *links])
+    document = build_collection(collection, items, recipe.item.license, [*_self_link(settings, state, place), *links])
     _check_document(document, settings)
-    write_text(path, dumps(document))
+    place.write_text(dumps(document))
 
 
 def _catalog_links(settings: Settings, state: State, collections: Sequence[str]) -> list[Json]:
@@ -278,20 +303,23 @@ def _catalog_links(settings: Settings, state: State, collections: Sequence[str])
     return links
 
 
-def _self_link(settings: Settings, state: State, path: Path) -> list[Json]:
-    href = _self_href(settings, state, path)
+def _self_link(settings: Settings, state: State, place: Place) -> list[Json]:
+    href = _self_href(settings, state, place)
     return [{"rel": "self", "href": href, "type": "application/json"}] if href else []
 
 
-def _write_parquet(items: Sequence[Json], path: Path) -> None:
+def _write_parquet(items: Sequence[Json], place: Place) -> None:
     if items:
-        write_items(items, path)
+        write_items(items, place)
     else:
-        path.unlink(missing_ok=True)
+        place.unlink()
 
 
-def _remove_stale(catalog: Path, wanted: set[str]) -> None:
-    for path in sorted(catalog.glob("*/collection.json")):
-        if path.parent.name not in wanted:
-            path.unlink()
-            path.parent.rmdir()
+def _remove_stale(catalog: Place, wanted: set[str]) -> None:
+    listing = Listing(catalog)
+    for name in listing.folders(catalog):
+        document = catalog / name / "collection.json"
+        if name not in wanted and listing.get(document):
+            document.unlink()
+            if document.local:
+                document.local.parent.rmdir()

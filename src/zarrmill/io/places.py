@@ -1,0 +1,429 @@
+"""Places: where the state of a run is read and written, on disk or in a bucket, with one behaviour.
+
+A place is spelled as in ``pathlib``, so that who knows one knows the other. Present, absent and unknown are three answers:
+``FileNotFoundError`` and False mean that the object is certainly not there; whatever leaves that open is an
+``UnknownStateError``. A write is whole or not at all, also across a crash: on disk a temporary file that is renamed, in a
+bucket one PUT.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import batched
+from pathlib import Path, PurePosixPath
+from threading import RLock
+from typing import TYPE_CHECKING, Any
+
+from zarrmill.errors import CapacityError, StoreError, UnknownStateError
+from zarrmill.io import bucket
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a listing says of one object."""
+
+    size: int
+    """Bytes."""
+    modified: float
+    """Seconds since the epoch."""
+    e_tag: str = ""
+    """Entity tag without quotes; empty on disk."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """One object, or a folder of them."""
+
+    href: str
+    """Local path, or ``s3://bucket/key`` without a slash at the end."""
+
+    @property
+    def local(self) -> Path | None:
+        """The same on this machine's disk; None in a bucket."""
+        return None if self.remote else Path(self.href)
+
+    @property
+    def remote(self) -> bool:
+        """Whether this is in a bucket."""
+        return self.href.startswith("s3://")
+
+    @property
+    def name(self) -> str:
+        """Last part."""
+        return self.href.rpartition("/")[2]
+
+    @property
+    def parent(self) -> "Place":
+        """The folder that this is in."""
+        return Place(self.href.rpartition("/")[0] or ("/" if self.href.startswith("/") else "."))
+
+    @property
+    def n_reads(self) -> int:
+        """Reads that pay off at once: a disk answers at once, a bucket after its latency."""
+        return N_REQUESTS if self.remote else 1
+
+    def __truediv__(self, key: str) -> "Place":
+        return Place(f"{self.href.rstrip('/')}/{key}")
+
+    def __str__(self) -> str:
+        return self.href
+
+    def __fspath__(self) -> str:
+        if self.remote:
+            raise TypeError(f"{self.href} is not on this machine's disk")
+        return self.href
+
+    def key_in(self, folder: "Place") -> str:
+        """Return this place relative to ``folder``.
+
+        Raises: ValueError: it is not below it.
+        """
+        if not self.href.startswith(f"{folder.href.rstrip('/')}/"):
+            raise ValueError(f"{self} is not below {folder}")
+        return self.href[len(folder.href.rstrip("/")) + 1 :]
+
+    def exists(self) -> bool:
+        """Return whether an object is here.
+
+        Raises: UnknownStateError: it cannot be told.
+        """
+        with _reading(self):
+            if not self.remote:
+                try:
+                    os.stat(self.href)
+                except (FileNotFoundError, NotADirectoryError):
+                    return False
+                return True
+            import obstore
+
+            try:
+                obstore.head(*_address(self))
+            except FileNotFoundError:
+                # The answer to HEAD does not tell a missing object from a missing bucket, which a listing does.
+                obstore.list_with_delimiter(*_address(self))
+                return False
+        return True
+
+    def read_bytes(self) -> bytes:
+        """Return the object.
+
+        Raises: FileNotFoundError: it is certainly not there; UnknownStateError: it cannot be read.
+        """
+        with _reading(self):
+            if not self.remote:
+                with open(self.href, "rb") as stream:
+                    return stream.read()
+            import obstore
+
+            return bytes(obstore.get(*_address(self)).bytes())
+
+    def read_text(self) -> str:
+        """Return the object as text (UTF-8).
+
+        Raises: as ``read_bytes``; UnicodeDecodeError.
+        """
+        return self.read_bytes().decode()
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write the object whole or not at all.
+
+        Raises: CapacityError: the disk is full; StoreError: the place cannot be written.
+        """
+        with _writing(self):
+            if not self.remote:
+                with _draft(self, data) as draft:
+                    os.replace(draft, self.href)
+                return
+            import obstore
+
+            obstore.put(*_address(self), data, use_multipart=False)
+
+    def write_text(self, text: str) -> None:
+        """Write text (UTF-8) whole or not at all. Raises: as ``write_bytes``."""
+        self.write_bytes(text.encode())
+
+    def create(self, data: bytes) -> bool:
+        """Write the object unless there is one, and tell whether it was written; of many at once, one wins.
+
+        Raises: as ``write_bytes``.
+        """
+        with _writing(self):
+            if not self.remote:
+                with _draft(self, data) as draft:
+                    try:
+                        os.link(draft, self.href)
+                    except FileExistsError:
+                        return False
+                return True
+            import obstore
+            from obstore.exceptions import AlreadyExistsError
+
+            try:
+                obstore.put(*_address(self), data, use_multipart=False, mode="create")
+            except AlreadyExistsError:
+                return False
+        return True
+
+    def unlink(self) -> None:
+        """Remove the object; nothing when there is none.
+
+        Raises: StoreError: it cannot be removed.
+        """
+        with _writing(self):
+            if not self.remote:
+                Path(self.href).unlink(missing_ok=True)
+                return
+            import obstore
+
+            obstore.delete(*_address(self))
+
+    def write_changed(self, data: bytes) -> bool:
+        """Write the object unless it holds the same already, and tell whether it was written.
+
+        Raises: as ``read_bytes`` but for a missing object, and as ``write_bytes``.
+        """
+        try:
+            if self.read_bytes() == data:
+                return False
+        except FileNotFoundError:
+            pass
+        self.write_bytes(data)
+        return True
+
+
+def place_of(address: str | os.PathLike[str]) -> Place:
+    """Return the place at a local path, a ``file://`` or an ``s3://`` address.
+
+    Raises: ValueError: the address is of another kind.
+    """
+    text = os.fspath(address)
+    if "://" not in text:
+        return Place(PurePosixPath(text).as_posix())
+    scheme, _, rest = text.partition("://")
+    if scheme == "file":
+        from urllib.parse import unquote, urlsplit
+
+        return Place(unquote(urlsplit(text).path))
+    if scheme == "s3" and rest.strip("/"):
+        return Place(f"s3://{rest.strip('/')}")
+    raise ValueError(f"{text}: neither a path nor an s3:// address")
+
+
+N_REQUESTS = 32
+"""Requests to a bucket that are under way at once."""
+
+
+def together[T, A](work: Callable[[T], A], things: Iterable[T], n: int) -> Iterator[A]:
+    """Yield ``work(thing)`` in order, ``n`` under way at once; what is ready waits for at most a few ``n`` more."""
+    if n == 1:
+        yield from map(work, things)
+        return
+    with ThreadPoolExecutor(n) as pool:
+        for part in batched(things, 4 * n):
+            yield from pool.map(work, part)
+
+
+class Listing:
+    """What lies below a place, as it was when first asked: one scan a folder on disk, one request a thousand objects in a bucket.
+
+    In a bucket the unit that is listed is a folder directly below the root, with everything in it.
+    """
+
+    def __init__(self, root: Place) -> None:
+        self.root = root
+        self._files: dict[str, dict[str, Found]] = {}
+        self._folders: dict[str, set[str]] = {}
+        self._known: set[str] = set()
+        self._guard = RLock()
+
+    def files(self, folder: Place) -> Mapping[str, Found]:
+        """Return name and facts of the objects directly in a folder, sorted by name; a folder that is not there has none.
+
+        Raises: UnknownStateError: it cannot be listed.
+        """
+        key = self._fill(folder)
+        return self._files.get(key, {})
+
+    def folders(self, folder: Place) -> list[str]:
+        """Return the names of the folders directly in a folder, sorted. Raises: as ``files``."""
+        key = self._fill(folder)
+        return sorted(self._folders.get(key, ()))
+
+    def get(self, place: Place) -> Found | None:
+        """Return what is known of one object; None when it is not there. Raises: as ``files``."""
+        return self.files(place.parent).get(place.name)
+
+    def holds(self, place: Place, data: bytes) -> bool:
+        """Return whether the object certainly holds ``data``, in a bucket without reading it.
+
+        The entity tag of an object that was put in one piece is its md5; in a bucket that encrypts with keys of its own it is
+        not, and the answer is False.
+        """
+        found = self.get(place)
+        if found is None or found.size != len(data):
+            return False
+        if place.remote:
+            return found.e_tag == hashlib.md5(data, usedforsecurity=False).hexdigest()
+        try:
+            return place.read_bytes() == data
+        except FileNotFoundError:
+            return False
+
+    def below(self, folder: Place) -> Iterator[tuple[Place, Found]]:
+        """Yield every object below a folder, sorted. Raises: as ``files``."""
+        for name, found in self.files(folder).items():
+            yield folder / name, found
+        for name in self.folders(folder):
+            yield from self.below(folder / name)
+
+    def _fill(self, folder: Place) -> str:
+        key = "" if folder == self.root else folder.key_in(self.root)
+        unit = key.partition("/")[0] if self.root.remote else key
+        with self._guard:
+            if unit not in self._known:
+                if self.root.remote:
+                    with _reading(folder):
+                        self._list(unit)
+                elif not key or folder.name in self._folders.get(self._fill(folder.parent), ()):
+                    with _reading(folder):
+                        self._scan(folder, key)
+                self._known.add(unit)
+        return key
+
+    def _scan(self, folder: Place, key: str) -> None:
+        files, folders = {}, set()
+        try:
+            with os.scandir(folder.href) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue  # a lock, or a file that is being written
+                    if entry.is_dir():
+                        folders.add(entry.name)
+                        continue
+                    try:
+                        facts = entry.stat()
+                    except FileNotFoundError:
+                        continue  # removed since: Snakemake removes outputs before a job
+                    files[entry.name] = Found(facts.st_size, facts.st_mtime)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        self._files[key] = dict(sorted(files.items()))
+        self._folders[key] = folders
+
+    def _list(self, unit: str) -> None:
+        import obstore
+
+        store, prefix = _address(self.root)
+        start = len(prefix) + 1 if prefix else 0
+        if not unit:
+            answer = obstore.list_with_delimiter(store, prefix)
+            self._folders[""] = {path[start:] for path in answer["common_prefixes"]}
+            self._add(answer["objects"], start)
+            return
+        for page in obstore.list(store, f"{prefix}/{unit}" if prefix else unit):
+            self._add(page, start)
+        for key in [key for key in self._files if key == unit or key.startswith(f"{unit}/")]:
+            # The server's order is not ours: some do not sort by bytes.
+            self._files[key] = dict(sorted(self._files[key].items()))
+
+    def _add(self, objects: Any, start: int) -> None:  # obstore's page type is generic over arrow and lists
+        for meta in objects:
+            folder, _, name = str(meta["path"])[start:].rpartition("/")
+            facts = Found(int(meta["size"]), meta["last_modified"].timestamp(), (meta["e_tag"] or "").strip('"'))
+            self._files.setdefault(folder, {})[name] = facts
+            while folder:
+                above, _, name = folder.rpartition("/")
+                self._folders.setdefault(above, set()).add(name)
+                folder = above
+
+
+def _address(place: Place) -> "tuple[S3Store, str]":
+    name, key = bucket.split(place.href)
+    return bucket.shared_store(name), key
+
+
+@contextmanager
+def _draft(place: Place, data: bytes) -> Iterator[str]:
+    """Write ``data`` to a temporary file beside the place, safe on disk; what is left of it is removed."""
+    folder = os.path.dirname(place.href) or "."
+    os.makedirs(folder, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        yield temporary
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+@contextmanager
+def _reading(place: Place) -> Iterator[None]:
+    """Translate what a read raises; a missing object stays ``FileNotFoundError``."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if _is_no_bucket(error):
+            raise _unknown(place, error) from error
+        raise FileNotFoundError(place.href) from error
+    except _errors(place) as error:
+        raise _unknown(place, error) from error
+
+
+def _unknown(place: Place, error: Exception) -> UnknownStateError:
+    return UnknownStateError(f"{place}: cannot read the state: {_words(error)}; nothing was decided", kind="outage")
+
+
+@contextmanager
+def _writing(place: Place) -> Iterator[None]:
+    try:
+        yield
+    except _errors(place) as error:
+        if not place.remote and isinstance(error, OSError):
+            raise write_error(error, str(place)) from error
+        kind = "denied" if _is_denied(error) else "bucket" if _is_no_bucket(error) else "lost"
+        raise StoreError(f"{place}: cannot write: {_words(error)}", kind=kind) from error
+
+
+def _errors(place: Place) -> tuple[type[Exception], ...]:
+    if not place.remote:
+        return (OSError,)
+    from obstore.exceptions import BaseError
+
+    return (BaseError, OSError)
+
+
+def _is_denied(error: Exception) -> bool:
+    # Of a listing, obstore tells the status in words alone.
+    names = ("PermissionDeniedError", "UnauthenticatedError", "PermissionError")
+    return type(error).__name__ in names or any(status in str(error) for status in ("403 Forbidden", "401 Unauthorized"))
+
+
+def _is_no_bucket(error: Exception) -> bool:
+    return "NoSuchBucket" in str(error)
+
+
+def _words(error: Exception) -> str:
+    if _is_denied(error):
+        return "access denied; check credentials and rights"
+    if _is_no_bucket(error):
+        return "there is no such bucket; correct the address, or create it"
+    return f"no answer ({str(error).partition(chr(10))[0][:300]}); run again when it is back"
+
+
+def write_error(error: OSError, place: str) -> CapacityError | StoreError:
+    """Translate a failed local write into our tree."""
+    import errno
+
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return CapacityError(f"{place}: {error.strerror}; free some space, then run again", kind="disk")
+    return StoreError(f"{place}: cannot write: {error.strerror or error}; check path and rights", kind="denied")

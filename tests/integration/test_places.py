@@ -1,0 +1,178 @@
+"""Places: on disk and in a bucket of a real server, with one behaviour."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fault_proxy import FaultProxy, Rule, denied, no_bucket
+from s3_server import Bucket
+
+from zarrmill.config import S3
+from zarrmill.errors import StoreError, UnknownStateError
+from zarrmill.io import bucket as buckets
+from zarrmill.io.places import Listing, Place, place_of, together
+
+Proxied = Callable[[str], FaultProxy]
+
+
+@pytest.fixture(autouse=True)
+def _as_the_environment_says() -> Iterator[None]:
+    yield
+    buckets.use(S3())
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A place where nothing is yet."""
+    if request.param == "disk":
+        return place_of(tmp_path / "state")
+    return place_of(request.getfixturevalue("s3_bucket").href("state"))
+
+
+def test_what_is_written_is_read_and_what_is_not_there_is_missing(root: Place) -> None:
+    place = root / "run" / "a.json"
+    assert not place.exists()
+    with pytest.raises(FileNotFoundError, match=r"a\.json"):
+        place.read_bytes()
+    place.write_text("grün\n")
+    assert place.exists()
+    assert place.read_bytes() == b"gr\xc3\xbcn\n"
+    assert place.read_text() == "grün\n"
+    place.write_bytes(b"")
+    assert place.read_bytes() == b""
+    place.unlink()
+    place.unlink()
+    assert not place.exists()
+
+
+def test_the_same_content_is_not_written_again(root: Place) -> None:
+    place = root / "a"
+    assert place.write_changed(b"one")
+    assert not place.write_changed(b"one")
+    assert place.write_changed(b"two")
+    assert place.read_bytes() == b"two"
+
+
+def test_of_many_that_create_one_object_one_wins(root: Place) -> None:
+    place, barrier, won = root / "folder" / "a", threading.Barrier(8), []
+
+    def create(number: int) -> None:
+        barrier.wait()
+        if place.create(b"%d" % number):
+            won.append(number)
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert place.read_bytes() == b"%d" % won[0]
+    assert list(Listing(root).files(root / "folder")) == ["a"], "nothing half-written stays"
+
+
+def test_listing_knows_files_and_folders_at_every_depth(root: Place) -> None:
+    for key in ("top", "one/2/b", "one/2/a", "one/2-3/c", "two/d"):
+        (root / key).write_text(key)
+    listing = Listing(root)
+    assert listing.folders(root) == ["one", "two"]
+    assert list(listing.files(root)) == ["top"]
+    assert listing.folders(root / "one") == ["2", "2-3"]
+    assert list(listing.files(root / "one" / "2")) == ["a", "b"]
+    assert list(listing.files(root / "one" / "nothing")) == []
+    assert list(listing.files(root / "nothing" / "at" / "all")) == []
+    assert [place.key_in(root) for place, _ in listing.below(root)] == ["top", "one/2/a", "one/2/b", "one/2-3/c", "two/d"]
+    found = listing.get(root / "one/2/b")
+    assert found is not None
+    assert (found.size, listing.get(root / "one/2/x"), listing.get(root / "one/2")) == (7, None, None)
+    (root / "later").write_text("")
+    assert listing.get(root / "later") is None, "a listing says how it was when first asked"
+
+
+def test_listing_tells_equal_content(root: Place) -> None:
+    (root / "a").write_text("content")
+    listing = Listing(root)
+    assert listing.holds(root / "a", b"content")
+    assert not listing.holds(root / "a", b"CONTENT")
+    assert not listing.holds(root / "a", b"more content")
+    assert not listing.holds(root / "b", b"")
+
+
+def test_nothing_there_lists_as_empty(root: Place) -> None:
+    listing = Listing(root / "never")
+    assert (listing.folders(root / "never"), dict(listing.files(root / "never" / "a")), list(listing.below(root / "never"))) == (
+        [],
+        {},
+        [],
+    )
+
+
+def test_listing_in_a_bucket_costs_one_request_a_thousand_objects(s3_bucket: Bucket, proxied: Proxied) -> None:
+    root = place_of(s3_bucket.href("state/run"))
+    places = [
+        root / "collection" / f"{day}" / "convert" / f"{n:03d}.json" for day in range(20250101, 20250111) for n in range(110)
+    ]
+    for _ in together(lambda place: place.write_text("{}"), places, 32):
+        pass
+    proxy = proxied(s3_bucket.url)
+    buckets.use(S3(endpoint_url=proxy.url))
+    listing = Listing(root)
+    for place in places:
+        assert listing.get(place), place
+        assert listing.holds(place, b"{}")
+    assert proxy.count() == 2
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (denied(), "access denied"),
+        (no_bucket(), "no such bucket"),
+        (Rule(kind="refuse"), "no answer"),
+        (Rule(kind="answer", status=500, code="InternalError"), "no answer"),
+    ],
+)
+def test_an_outage_is_never_an_absence(s3_bucket: Bucket, proxied: Proxied, rule: Rule, words: str) -> None:
+    place = place_of(s3_bucket.href("state/a.json"))
+    place.write_text("{}")
+    proxy = proxied(s3_bucket.url)
+    buckets.use(S3(endpoint_url=proxy.url, retries=0))
+    assert place.exists()
+    proxy.add(rule)
+    for ask in (place.exists, place.read_bytes, lambda: Listing(place.parent).get(place)):
+        with pytest.raises(UnknownStateError, match=words):
+            ask()
+    for write in (lambda: place.write_text("new"), lambda: place.create(b"new"), place.unlink):
+        with pytest.raises(StoreError, match="cannot write"):
+            write()
+    proxy.clear()
+    assert place.read_text() == "{}"
+
+
+def test_disk_that_cannot_be_read_is_unknown(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UnknownStateError, match="cannot read the state"):
+        place_of(tmp_path / "folder").read_bytes()
+    (tmp_path / "file").write_text("")
+    assert not (place_of(tmp_path) / "file" / "below").exists()
+    with pytest.raises(StoreError, match="cannot write: File exists"):
+        (place_of(tmp_path) / "file" / "below").write_text("")
+
+
+def test_addresses() -> None:
+    assert place_of("results/demo/") == place_of(Path("results/demo")) == Place("results/demo")
+    assert place_of("file:///tmp/a%20b").href == "/tmp/a b"
+    assert place_of("s3://bucket/prefix/").href == "s3://bucket/prefix"
+    assert (place_of("s3://bucket/prefix") / "a.json").parent.parent == place_of("s3://bucket")
+    assert Place("a").parent == Place(".")
+    assert Place("/a").parent == Place("/")
+    assert Place("/") / "a" == Place("/a")
+    for wrong in ("https://example.org/state", "s3://"):
+        with pytest.raises(ValueError, match="neither"):
+            place_of(wrong)
+    with pytest.raises(ValueError, match="not below"):
+        Place("s3://bucket/prefix-2/a").key_in(Place("s3://bucket/prefix"))
+    with pytest.raises(TypeError, match="not on this machine"):
+        os.fspath(Place("s3://bucket/a"))
