@@ -116,6 +116,7 @@ def test_levels_from_stripes_equal_the_slow_reference(rule: Rule, data: st.DataO
     targets = [LevelTarget(Memory(ref.slow_level(pixels, f, rule, nodata == 0), (5, 5)), f, rule, nodata) for f in factors]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("zarrmill.core.checks_values.STRIPE_BYTES", data.draw(st.integers(1, 2000)))
+        patch.setattr("zarrmill.core.checks_values.BAND_PX", data.draw(st.integers(1, 24)))
         patch.setattr("zarrmill.core.levels_expected._BAND_ROWS", data.draw(st.integers(1, 24)))
         result = run_job(Job(Memory(pixels, (chunk, chunk)), None, tuple(targets)), 1.0, "s", lambda *_: None, lambda _: None)
     assert [o for o in result.outcomes if not o.ok] == []
@@ -152,15 +153,18 @@ def test_only_the_declared_value_is_no_data_in_a_mean() -> None:
 @pytest.mark.parametrize("shape", [(), (0,), (7,), (50, 70), (60, 1), (3, 60, 70), (2, 2, 24, 5)])
 @pytest.mark.parametrize("n_bytes", [1, 3000, 10_000_000])
 @pytest.mark.parametrize("share", [1.0, 0.1])
+@pytest.mark.parametrize("band_px", [1, 30, 10_980])
 def test_stripes_cover_every_pixel_once_and_cut_no_cell(
-    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], n_bytes: int, share: float
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], n_bytes: int, share: float, band_px: int
 ) -> None:
     monkeypatch.setattr("zarrmill.core.checks_values.STRIPE_BYTES", n_bytes)
+    monkeypatch.setattr("zarrmill.core.checks_values.BAND_PX", band_px)
     array = Memory(np.zeros(shape, np.uint16), shape)
     seen = np.zeros(shape, int)
-    for region in stripes(array, cell=6, chunk=15, share=share):
+    for region in stripes(array, cell=6, chunk=(15, 10), share=share):
         seen[region] += 1
-        assert all(s.start % 6 == 0 for s in region[-2:-1])
+        assert all(s.start % 6 == 0 for s in region[-2:])
+        assert all(s.start % 30 == 0 for s in region[1:][-1:])
         assert seen[region].nbytes // 4 <= max(n_bytes, 6 * 70 * 2)
     assert (seen == 1).all()
 
@@ -169,7 +173,7 @@ def test_stripes_end_with_chunks_where_they_fit(monkeypatch: pytest.MonkeyPatch)
     array = Memory(np.zeros((90, 10), np.uint16), (15, 10))
     for rows, height in ((60, 60), (59, 30), (29, 24), (5, 6)):  # cells of 6, chunks of 15: 30 and 60 suit both
         monkeypatch.setattr("zarrmill.core.checks_values.STRIPE_BYTES", rows * 20)
-        assert next(stripes(array, cell=6, chunk=15))[0] == slice(0, height)
+        assert next(stripes(array, cell=6, chunk=(15, 10)))[0] == slice(0, height)
 
 
 def test_sample_is_seeded_and_never_empty() -> None:

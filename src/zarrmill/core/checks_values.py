@@ -15,6 +15,8 @@ from zarrmill.core.rules import Rule
 
 STRIPE_BYTES = 12_000_000
 """Decoded bytes that one stripe has at most, if the coarsest level allows it: memory does not grow with the product."""
+BAND_PX = 10_980
+"""Columns of a stripe at most where chunks and cells allow it: the width of a Sentinel-2 tile."""
 Region = tuple[slice, ...]
 Pixels = NDArray[Any]  # Any: pixels keep the dtype that they are stored with
 Absent = Callable[[str, tuple[int, ...]], str | None]
@@ -100,8 +102,12 @@ class Job:
 
         Args: share: of them that will be read; a small one gives low stripes, so that one is not much more than was asked for.
         """
+        if len(self.base.shape) < 2:
+            return list(stripes(self.base))
         cell = math.lcm(*(level.factor for level in self.levels))
-        chunk = math.lcm(*(array.inner[-2] for array in (self.base, self.native) if array and len(array.shape) > 1))
+        natives = [array.inner[-2:] for array in (self.base, self.native) if array]
+        levels = [level.factor * level.array.inner[-1] for level in self.levels if level.array.inner[-1] < level.array.shape[-1]]
+        chunk = (math.lcm(*(inner[0] for inner in natives)), math.lcm(*(inner[1] for inner in natives), *levels))
         return list(stripes(self.base, cell, chunk, share))
 
     @property
@@ -154,28 +160,33 @@ def _item_bytes(array: Readable) -> int:
     return max(array.n_bytes // max(n_items, 1), 1)
 
 
-def stripes(array: Readable, cell: int = 1, chunk: int = 1, share: float = 1.0) -> Iterator[Region]:
-    """Cut an array into stripes of whole rows, up to ``STRIPE_BYTES`` each where a cell is not higher.
+def stripes(array: Readable, cell: int = 1, chunk: tuple[int, int] = (1, 1), share: float = 1.0) -> Iterator[Region]:
+    """Cut an array into stripes of up to ``STRIPE_BYTES`` where a cell is not higher, in bands of up to ``BAND_PX`` columns.
 
-    Args: cell: the height is a multiple of this, but for the last one; chunk: and of this too where that fits; share: of the
-    rows, the height of a stripe when less than all will be read.
+    Args: cell: both sides are multiples of this, but for the last ones; chunk: the width is a multiple of this too, the height
+    where that fits; share: of the rows, the height of a stripe when less than all will be read.
     """
     shape, item = array.shape, _item_bytes(array)
     lead = max(len(shape) - 2, 0)
-    plane = shape[lead:]
     if 0 in shape or not shape or (lead and math.prod(shape) * item <= STRIPE_BYTES):
         yield tuple(slice(0, n) for n in shape)
         return
-    room = max(STRIPE_BYTES // (math.prod(plane[1:]) * item), 1)
+    height, width = (*shape[lead:], 1)[:2]
+    unit = math.lcm(cell, chunk[1])
+    bands = _cut(width, max(BAND_PX // unit, 1) * unit)
+    room = max(STRIPE_BYTES // (bands[0].stop * item), 1)
+    unit = math.lcm(cell, chunk[0])
     if share < 1:
-        room, chunk = min(room, int(share * plane[0])), 1
-    unit = math.lcm(cell, chunk) if math.lcm(cell, chunk) <= room else cell
-    height = max(room // unit, 1) * unit
-    rest = tuple(slice(0, n) for n in plane[1:])
+        room, unit = min(room, int(share * height)), cell
+    unit = unit if unit <= room else cell
+    rows = _cut(height, max(room // unit, 1) * unit)
     for place in product(*map(range, shape[:lead])):
-        outer = tuple(slice(i, i + 1) for i in place)
-        for start in range(0, plane[0], height):
-            yield (*outer, slice(start, min(start + height, plane[0])), *rest)
+        for band, row in product(bands, rows):
+            yield (*(slice(i, i + 1) for i in place), row, *([band] if len(shape) > 1 else []))
+
+
+def _cut(size: int, step: int) -> list[slice]:
+    return [slice(start, min(start + step, size)) for start in range(0, size, step)]
 
 
 def sample(regions: list[Region], share: float, seed: str) -> list[Region]:
@@ -199,13 +210,14 @@ def run_job(job: Job, share: float, seed: str, absent: Absent, progress: Callabl
     base, native = _Tally(job.base), _Tally(job.native) if job.native else None
     levels = [_Tally(level.array) for level in job.levels]
     for region in regions:
-        suspect = region not in taken
-        if suspect and not any(_overlap(region, absence) for absence in job.suspects):
+        is_taken = region in taken
+        parts = [] if is_taken else [part for absence in job.suspects if (part := _overlap(region, absence))]
+        if not is_taken and not parts:
             continue
         pixels = job.base.read(region)
         if isinstance(pixels, str):
             base.damage(region, pixels)
-        elif not (suspect and job.fill_is_zero) or pixels.any():
+        elif is_taken or not job.fill_is_zero or any(pixels[part].any() for part in parts):
             result.n_blocks += 1
             if native is not None:
                 _compare(native, pixels, region, absent)
@@ -238,8 +250,10 @@ def reread(array: Rereadable, seed: str) -> Outcome:
     return Outcome(not found.n_different, "values.undecodable", array.path, text)
 
 
-def _overlap(a: Region, b: Region) -> bool:
-    return all(one.start < two.stop and two.start < one.stop for one, two in zip(a, b, strict=True))
+def _overlap(region: Region, other: Region) -> Region:
+    """Return the part of a region that lies in another, counted in the region; empty when there is none."""
+    part = tuple(slice(max(b.start - a.start, 0), min(b.stop, a.stop) - a.start) for a, b in zip(region, other, strict=True))
+    return part if all(s.start < s.stop for s in part) else ()
 
 
 def _region_bytes(array: Readable, region: Region) -> int:
@@ -265,8 +279,8 @@ def _compare_levels(job: Job, tallies: list[_Tally], pixels: Pixels, region: Reg
     """Compare one stripe of every level with what the rules make of the pixels."""
     wanted = expected_levels(pixels, [(level.factor, level.rule, level.nodata) for level in job.levels])
     for level, tally, values in zip(job.levels, tallies, wanted, strict=True):
-        start = region[0].start // level.factor
-        place = (slice(start, start + values.shape[0]), slice(0, values.shape[1]))
+        starts = [side.start // level.factor for side in region]
+        place = tuple(slice(start, start + n) for start, n in zip(starts, values.shape, strict=True))
         _compare(tally, values, place, absent, close=True)
 
 

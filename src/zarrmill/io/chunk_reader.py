@@ -199,6 +199,8 @@ class _Piece:
         if layout.dtype is TEXT or layout.compressor not in (None, "blosc") or (is_part and self._keeps):
             return self._whole()[start:stop]
         if layout.compressor is None:
+            if self.length not in (None, layout.chunk_bytes):
+                raise ValueError(f"{self.length} bytes, expected {layout.chunk_bytes}")
             return np.frombuffer(self._take(start * size, stop * size, layout.chunk_bytes), layout.dtype)
         return self._blosc(start * size, stop * size).view(layout.dtype)
 

@@ -59,6 +59,8 @@ class Frame:
         """Return the compressed bytes, first and behind the last, that decoding ``start`` to ``stop`` takes."""
         if self.is_plain:
             return HEADER_BYTES + start, HEADER_BYTES + stop
+        if stop - start == self.n_bytes:
+            return 0, self.n_compressed
         first, last = self._blocks(start, stop)
         return int(self._starts[first:last].min()), int(self._ends[first:last].max())
 
@@ -69,6 +71,10 @@ class Frame:
         """
         if self.is_plain:
             return np.frombuffer(data, np.uint8)
+        if stop - start == self.n_bytes:
+            whole = np.empty(self.n_bytes, np.uint8)
+            numcodecs.blosc.decompress(data, whole)
+            return whole
         first, last = self._blocks(start, stop)
         begin, end = first * self.block_bytes, min(last * self.block_bytes, self.n_bytes)
         head_bytes = HEADER_BYTES + 4 * (last - first)

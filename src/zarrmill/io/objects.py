@@ -3,7 +3,9 @@
 Credentials for ``s3://`` come from the standard chain (environment, profile, web identity) and from nowhere else.
 """
 
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -124,8 +126,7 @@ class Objects:
         import obstore
 
         if self.local is not None:
-            for path in sorted(path for path in self.local.rglob("*") if path.is_file()):
-                yield path.relative_to(self.local).as_posix(), path.stat().st_size
+            yield from sorted(_files(str(self.local), ""))
             return
         with _Translated(self.href):
             found = [(str(meta["path"]), int(meta["size"])) for page in obstore.list(self.backend) for meta in page]
@@ -136,6 +137,22 @@ class Objects:
         from zarr.storage import ObjectStore
 
         return ObjectStore(self.backend, read_only=True)
+
+
+def _files(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
+    """Yield key and size of every file below a folder; what is not there has none.
+
+    Raises: SourceError: a folder may not be read.
+    """
+    entries: list[os.DirEntry[str]] = []
+    with suppress(MissingObjectError), _Translated(folder), os.scandir(folder) as found:
+        entries += found
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(entry.path, f"{prefix}{entry.name}/")
+        elif entry.is_file():
+            with suppress(FileNotFoundError):
+                yield f"{prefix}{entry.name}", entry.stat().st_size
 
 
 def local_path(href: str) -> Path | None:

@@ -29,14 +29,13 @@ from zarrmill.io import readers, store_reader
 from zarrmill.io.chunk_reader import ByteReader
 from zarrmill.io.hashed import HashedObjects
 from zarrmill.io.objects import Objects
+from zarrmill.io.process import pin_threads
 from zarrmill.io.store_reader import ArrayReader, SourceReader
 from zarrmill.model import Measured, Product, Severity, ValidationReport, Verdict
 
 SOFTWARE = ("zarr", "numcodecs", "numpy", "xarray", "rioxarray", "rio-tiler", "rasterio", "zarr-cm", "geozarr-toolkit")
-BASE_BYTES = 450_000_000
-"""Memory of the interpreter with every reader loaded."""
-WORK_BYTES = 560_000_000
-"""Memory for blocks, whatever more a recipe allows."""
+BASE_BYTES = 300_000_000
+"""Memory beside the workers: interpreter and readers."""
 DEFAULT_MEMORY_MB = int(Recipe.model_fields["memory_mb"].default)
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 Progress = Callable[[int, int], None]
@@ -91,6 +90,7 @@ def validate(
     UnknownStateError: one of them does not answer.
     """
     started, wall, cpu = datetime.now(UTC), time.monotonic(), time.process_time()
+    pin_threads(max(threads, 1))
     seed = product.product_id if product else store.rstrip("/").rpartition("/")[2]
     run = _run(Objects(store.rstrip("/")), source, recipe, max(threads, 1), seed, on_progress)
     _check(run)
@@ -315,30 +315,8 @@ def _level_target(run: _Run, given: GivenTree, path: str, array: ArrayReader) ->
     return LevelTarget(array, factors.pop(), level_rule(path), nodata if isinstance(nodata, int) else None), origin
 
 
-class _Gate:
-    """Lets jobs start while their estimated memory fits; one that alone is too large waits to be alone."""
-
-    def __init__(self, budget: int) -> None:
-        self.budget, self.used = budget, 0
-        self.changed = threading.Condition()
-
-    @contextmanager
-    def room(self, cost: int) -> Iterator[None]:
-        """Wait for room, and give it back."""
-        with self.changed:
-            self.changed.wait_for(lambda: self.used == 0 or self.used + cost <= self.budget)
-            self.used += cost
-        try:
-            yield
-        finally:
-            with self.changed:
-                self.used -= cost
-                self.changed.notify_all()
-
-
 def _run_jobs(run: _Run, jobs: list[Job], share: float) -> list[JobResult]:
-    """Run jobs on threads, the most expensive first."""
-    gate = _Gate(min(WORK_BYTES, max(run.memory_mb * 1_000_000 - BASE_BYTES, 64_000_000)))
+    """Run jobs on as many threads as fit into the memory, the most expensive first."""
     total = sum(job.base.n_bytes for job in jobs)
     lock, done = threading.Lock(), 0
 
@@ -350,11 +328,12 @@ def _run_jobs(run: _Run, jobs: list[Job], share: float) -> list[JobResult]:
                 run.progress(min(done, total), total)
 
     def one(job: Job) -> JobResult:
-        with gate.room(job.cost_bytes):
-            return run_job(job, share, run.seed, lambda path, index: _absent(run, path, index), told)
+        return run_job(job, share, run.seed, lambda path, index: _absent(run, path, index), told)
 
-    ordered = sorted(jobs, key=lambda job: (-job.cost_bytes, job.base.path))
-    pool = ThreadPoolExecutor(run.threads)
+    costs = {job.base.path: job.cost_bytes for job in jobs}
+    ordered = sorted(jobs, key=lambda job: (-costs[job.base.path], job.base.path))
+    room = max(run.memory_mb * 1_000_000 - BASE_BYTES, 0)
+    pool = ThreadPoolExecutor(max(1, min(run.threads, room // max(costs.values(), default=1))))
     try:
         return list(pool.map(one, ordered))
     finally:
