@@ -18,6 +18,13 @@ def recipe_for(product_type: str, **pixels: object) -> Recipe:
     return Recipe.model_validate({**recipe.model_dump(), "pixels": values})
 
 
+def grd_recipe(**changes: object) -> Recipe:
+    """Return the shipped recipe of radar images with small chunks; ``changes`` of its pixels."""
+    recipe = load_recipe(ROOT / "config/recipes/s1-grd.yaml")
+    pixels = {**recipe.pixels.model_dump(), "chunk_px": 64, "shard_px": 128, **changes}
+    return Recipe.model_validate({**recipe.model_dump(), "pixels": pixels})
+
+
 def product_row(source: Path, recipe: Recipe, product_type: str = "S02MSIL2A", fingerprint: str | None = None) -> Product:
     """Return the manifest row of a source product on disk."""
     fingerprint = read_tree(Objects(str(source))).fingerprint if fingerprint is None else fingerprint

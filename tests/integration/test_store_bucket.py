@@ -17,6 +17,7 @@ from zarrmill.errors import StoreError
 from zarrmill.io import bucket as buckets
 from zarrmill.io.lease import Lease
 from zarrmill.io.store_bucket import BucketWriter
+from zarrmill.io.written import Entry
 from zarrmill.stages.convert import convert
 
 MIB = 1 << 20
@@ -129,7 +130,7 @@ def test_failed_attempt_leaves_a_journal_and_no_open_upload(s3_bucket):
     def attempt():
         with writer.locked():
             written.append(writer.write("good/c/0", b"good"))
-            writer.record("good", written)
+            writer.record(Entry("good", objects=tuple(written)))
             writer.sink("torn/c/0").append(noise(6 * MIB))
             raise RuntimeError("the source broke")
 
@@ -141,7 +142,7 @@ def test_failed_attempt_leaves_a_journal_and_no_open_upload(s3_bucket):
     started = time.monotonic()
     with again.locked():
         assert time.monotonic() - started < 1
-        assert again.finished() == {"good": tuple(written)}
+        assert again.finished("") == {"good": Entry("good", objects=tuple(written))}
 
 
 def test_journal_proves_only_what_is_there_unchanged(s3_bucket):
@@ -149,12 +150,13 @@ def test_journal_proves_only_what_is_there_unchanged(s3_bucket):
     with writer.locked():
         items = {name: writer.write(f"{name}/c/0", name.encode() * 9) for name in ("good", "bad", "gone")}
         for name, item in items.items():
-            writer.record(name, [item])
+            writer.record(Entry(name, objects=(item,)))
     s3_bucket.put("stores/a.zarr/bad/c/0", b"x" * items["bad"].n_bytes)
     s3_bucket.delete("stores/a.zarr/gone/c/0")
     again = writer_of(s3_bucket)
     with again.locked():
-        assert again.finished() == {"good": (items["good"],)}
+        assert again.finished("another") == {}
+        assert again.finished("") == {"good": Entry("good", objects=(items["good"],))}
 
 
 def test_leftovers_of_earlier_attempts_never_become_part_of_a_store(s3_bucket):
@@ -278,7 +280,7 @@ def test_lease_of_a_silent_writer_ends_and_its_late_writes_are_refused(s3_bucket
     silent = writer_of(s3_bucket)
     monkeypatch.setattr(Lease, "_renew_regularly", lambda self: None)
     with silent.locked():
-        silent.record("a", [silent.write("a", b"1")])
+        silent.record(Entry("a", objects=(silent.write("a", b"1"),)))
         silent._uploads.wait()
         silent._lease._put(1)  # the last renewal before it fell silent
         time.sleep(LEASE_S)

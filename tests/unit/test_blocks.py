@@ -93,7 +93,8 @@ def test_a_product_in_bands_has_the_same_values(shared_sources, tmp_path, monkey
 
 def test_a_worker_stays_within_what_was_reckoned(tmp_path):
     from zarrmill.config import Codec
-    from zarrmill.io.store import PlaneWriter, StoreWriter
+    from zarrmill.io.arrays import PlaneWriter
+    from zarrmill.io.store import StoreWriter
     from zarrmill.stages.convert import _outputs
 
     given_task = replace(task(3672, 3672), mandatory=False)

@@ -12,7 +12,7 @@ from test_resample import naive_average
 
 from zarrmill.core.layout import source_layout
 from zarrmill.errors import ConfigError, SourceError, StoreError, ZarrmillError
-from zarrmill.io.store import StoreWriter
+from zarrmill.io.store import ObjectSink, StoreWriter
 from zarrmill.stages import convert as stage
 from zarrmill.stages.convert import convert
 
@@ -286,35 +286,80 @@ def test_full_disk_is_a_capacity_error_and_seals_nothing(shared_sources, tmp_pat
     assert_nothing_published(tmp_path)
 
 
-def test_continues_what_the_journal_proves(shared_sources, tmp_path, monkeypatch):
-    reference = run(shared_sources["l2a"], tmp_path / "whole")
-    done = []
-    original = stage._Conversion._raster
+class StoppedError(Exception):
+    """Stands for a kill between two entries of the journal."""
 
-    def raster(self, task, finished):
-        if finished is None and len(done) == 20:
-            raise KeyError("killed here")
-        done.append(task.source.path)
-        return original(self, task, finished)
 
-    monkeypatch.setattr(stage._Conversion, "_raster", raster)
-    with pytest.raises(KeyError):
-        run(shared_sources["l2a"], tmp_path / "out", threads=1)
+def stop_after(monkeypatch, n_entries):
+    """Let the conversion end at entry ``n_entries`` of its journal; return the names noted until then."""
+    names, record = [], StoreWriter.record
+
+    def recorded(self, entry):
+        if len(names) >= n_entries:
+            raise StoppedError
+        record(self, entry)
+        names.append(entry.name)
+
+    monkeypatch.setattr(StoreWriter, "record", recorded)
+    return names
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.4, 0.7, 0.95, 1.0])
+def test_continues_what_the_journal_proves(shared_sources, tmp_path, monkeypatch, share):
+    with monkeypatch.context() as patched:
+        names = stop_after(patched, 10_000)
+        reference = run(shared_sources["l2a"], tmp_path / "whole", threads=1)
+    with monkeypatch.context() as patched:
+        noted = stop_after(patched, round(share * (len(names) - 1)))
+        with pytest.raises(StoppedError):
+            run(shared_sources["l2a"], tmp_path / "out", threads=1)
     assert_nothing_published(tmp_path / "out")
-    before = len(done)
-    again = []
+    read, written, open_rows, append = [], [0], stage.open_rows, ObjectSink.append
 
-    def count(self, task):
-        again.append(task.source.path)
-        return plane(self, task, 0)
+    def spied_rows(objects, tree, array, *others):
+        read.append(array.path)
+        return open_rows(objects, tree, array, *others)
 
-    plane = stage._Conversion._plane
-    monkeypatch.setattr(stage._Conversion, "_raster", original)
-    monkeypatch.setattr(stage._Conversion, "_plane", lambda self, task, index: count(self, task))
+    def spied_append(self, data):
+        written.append(len(data))
+        append(self, data)
+
+    monkeypatch.setattr(stage, "open_rows", spied_rows)
+    monkeypatch.setattr(ObjectSink, "append", spied_append)
     receipt = run(shared_sources["l2a"], tmp_path / "out", threads=1)
-    assert before == 20
-    assert not set(again) & set(done)
     assert files(receipt.store) == files(reference.store)
+    rasters = [name.removesuffix("/c") for name in dict.fromkeys(noted) if name.endswith("/c")]
+    assert not set(rasters[:-5]) & set(read), "the last five are a band and its levels"
+    assert (sum(written) == receipt.n_bytes) == (share == 0)
+    if share == 1:
+        assert read == []
+        assert sum(written) < receipt.n_bytes / 2, "documents are most of a small store"
+
+
+def test_what_was_noticed_survives_a_kill_before_and_after_the_seal(source_copy, tmp_path, monkeypatch):
+    path = source_copy("l2a")
+    drop_chunk(path, "quality/mask/r10m/b02", "0.0")
+    drop_chunk(path, "quality/mask/r10m/b03", "0.0")
+    reference = run(path, tmp_path / "whole")
+    assert [f.path for f in reference.findings] == ["quality/mask/r10m/b02", "quality/mask/r10m/b03"]
+    with monkeypatch.context() as patched:
+        stop_after(patched, 80)
+        with pytest.raises(StoppedError):
+            run(path, tmp_path / "out")
+    receipt = run(path, tmp_path / "out")
+    assert receipt.findings == reference.findings
+    assert files(receipt.store) == files(reference.store)
+    adopted = run(path, tmp_path / "out")
+    assert adopted.adopted
+    assert adopted.findings == reference.findings
+
+
+def test_journal_left_by_a_kill_after_the_seal_is_removed(shared_sources, tmp_path):
+    receipt = run(shared_sources["l2a"], tmp_path)
+    journal = Path(f"{receipt.store}.journal")
+    journal.write_text("left\n")
+    assert run(shared_sources["l2a"], tmp_path).adopted
+    assert not journal.exists()
 
 
 def test_config_error_has_exit_code_2():

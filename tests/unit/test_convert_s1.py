@@ -9,10 +9,10 @@ import pytest
 import xarray as xr
 import zarr
 from builders import remove_node, set_array_field
-from products import ROOT, product_row
+from products import ROOT, grd_recipe, product_row
+from test_convert import StoppedError, stop_after
 from test_resample import naive_average
 
-from zarrmill.config import Recipe, load_recipe
 from zarrmill.core.estimate import estimate, read_tree
 from zarrmill.errors import SourceError
 from zarrmill.sample.s1 import GrdScene, GrdSpec, build_grd, synthetic_scene
@@ -23,13 +23,6 @@ REAL = ROOT.parent / "shared/data/real-pixels"
 LEVELS = ("r10m", "r20m", "r40m", "r80m", "r160m", "r320m")
 SPEC = GrdSpec(shape=(200, 300))
 GRD = "measurements/grd"
-
-
-def grd_recipe(**changes) -> Recipe:
-    """Return the shipped recipe with small chunks; ``changes`` of its pixels."""
-    recipe = load_recipe(ROOT / "config/recipes/s1-grd.yaml")
-    pixels = {**recipe.pixels.model_dump(), "chunk_px": 64, "shard_px": 128, **changes}
-    return Recipe.model_validate({**recipe.model_dump(), "pixels": pixels})
 
 
 def run(source: Path, root: Path, threads: int = 2, **changes):
@@ -212,21 +205,28 @@ def test_missing_chunk_is_told_once_when_not_mandatory(sources, tmp_path):
     assert (group["vh"][:] == 0).sum() > (group["vv"][:] == 0).sum() + 3000
 
 
-def test_a_killed_conversion_goes_on_with_what_is_finished(sources, stores, tmp_path, monkeypatch):
-    original, begun = stage._Conversion._plane, []
+@pytest.mark.parametrize(
+    ("noted", "read"), [("VH", ["VH", "VV"]), ("VV", ["VV"]), ("small", [])], ids=["first", "second", "documents"]
+)
+def test_a_stopped_conversion_goes_on_in_the_middle_of_an_image(sources, stores, tmp_path, monkeypatch, noted, read):
+    with monkeypatch.context() as patched:
+        names = stop_after(patched, 10_000)
+        run(sources["grid"], tmp_path / "whole", threads=1)
+    at = {"VH": 2, "VV": next(n for n, name in enumerate(names) if name.endswith("/vv/c")) + 2, "small": len(names) - 1}[noted]
+    with monkeypatch.context() as patched:
+        stop_after(patched, at)
+        with pytest.raises(StoppedError):
+            run(sources["grid"], tmp_path / "out", threads=1)
+    begun, rows = [], stage._Conversion._rows
 
-    def plane(self, task, index):
+    def spied_rows(self, task, band):
         begun.append(task.source.path.split("/")[0][-2:])
-        if len(begun) == 2:
-            raise KeyError("killed here")
-        return original(self, task, index)
+        return rows(self, task, band)
 
-    monkeypatch.setattr(stage._Conversion, "_plane", plane)
-    with pytest.raises(KeyError):
-        run(sources["grid"], tmp_path, threads=1)
-    receipt = run(sources["grid"], tmp_path, threads=1)
-    assert begun == ["VH", "VV", "VV"]
+    monkeypatch.setattr(stage._Conversion, "_rows", spied_rows)
+    receipt = run(sources["grid"], tmp_path / "out", threads=1)
     assert files(receipt.store) == files(stores["grid"])
+    assert begun == read
 
 
 def test_progress_ends_at_the_bytes_of_the_source(sources, tmp_path):

@@ -1,52 +1,122 @@
 """The store writer against zarr-python as oracle."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 import zarr
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zarrmill.config import Codec
 from zarrmill.core.chunking import chunk_shape, shard_shape
 from zarrmill.errors import StoreError
-from zarrmill.io.store import PlaneWriter, StoreWriter, array_document, tree_digest, write_small
+from zarrmill.io.arrays import PlaneWriter, SmallObjects, array_document
+from zarrmill.io.store import ObjectSink, StoreWriter, tree_digest
+from zarrmill.io.written import Entry, Part
 from zarrmill.model import ArrayPlan
 
 
-def write_array(path, values, chunk_px, shard_px, codec=None, rows=7, band=1000, fill=0):
-    """Write ``values`` in bands of ``band`` columns, stripes of ``rows``, and return the plan."""
-    codec = codec or Codec()
+def plan_of(values, chunk_px, shard_px, fill=0):
     chunks = chunk_shape(values.shape, chunk_px)
     shards = shard_shape(values.shape, chunks, shard_px)
-    plan = ArrayPlan("a", values.shape, values.dtype.str, chunks, shards, ("y", "x"), fill, {})
+    return ArrayPlan("a", values.shape, values.dtype.str, chunks, shards, ("t", "y", "x")[-values.ndim :], fill, {})
+
+
+def write_planes(writer, plan, values, rows, band=1000, finished=None, stop=0):
+    """Write every plane in bands of ``band`` columns and stripes of ``rows``, but the last ``stop`` stripes; return objects."""
+    written = []
+    blocks = [(top, left) for left in range(0, values.shape[-1], band) for top in range(0, values.shape[-2], rows)]
+    for plane in np.ndindex(values.shape[:-2]):
+        sink = PlaneWriter(writer, plan, plane, finished)
+        for top, left in blocks[: max(len(blocks) - stop, 0)]:
+            if top + rows <= sink.needed(left, min(left + band, values.shape[-1])):
+                continue
+            sink.put(values[plane][top : top + rows, left : left + band], top, left)
+        sink.release()
+        written += sink.written
+    return sorted(written, key=lambda item: item.key)
+
+
+def write_array(path, values, chunk_px, shard_px, codec=None, rows=7, band=1000, fill=0):
+    """Write ``values`` and return plan and objects."""
+    codec = codec or Codec()
+    plan = plan_of(values, chunk_px, shard_px, fill)
     writer = StoreWriter(path, codec)
-    sink = PlaneWriter(writer, plan)
-    for left in range(0, values.shape[1], band):
-        for top in range(0, len(values), rows):
-            sink.put(values[top : top + rows, left : left + band], top, left)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = write_planes(writer, plan, values, rows, band)
     writer.write("a/zarr.json", json.dumps(array_document(plan, codec)).encode())
-    return plan, sink.written
+    return plan, written
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    height=st.integers(1, 40),
-    width=st.integers(1, 40),
-    chunk_px=st.integers(1, 17),
-    n=st.one_of(st.none(), st.integers(1, 4)),
-    rows=st.integers(1, 50),
-    band=st.integers(1, 45),
-    dtype=st.sampled_from(["u1", "<u2", "<f4"]),
-    seed=st.integers(0, 1000),
-)
-def test_zarr_python_reads_what_was_written(tmp_path_factory, height, width, chunk_px, n, rows, band, dtype, seed):
-    values = np.random.default_rng(seed).integers(0, 3, (height, width)).astype(dtype)
-    path = tmp_path_factory.mktemp("store")
-    write_array(path, values, chunk_px, n and chunk_px * n, rows=rows, band=band)
+def objects_of(store):
+    return {p.relative_to(store).as_posix(): p.read_bytes() for p in sorted(store.rglob("*")) if p.is_file()}
+
+
+SHAPES = {"height": st.integers(1, 40), "width": st.integers(1, 40), "n_planes": st.one_of(st.none(), st.integers(1, 3))}
+CHUNKS = {
+    "chunk_px": st.integers(1, 45),
+    "n": st.one_of(st.none(), st.integers(1, 4)),
+    "rows": st.integers(1, 50),
+    "band": st.integers(1, 45),
+}
+DTYPES = ["u1", "i1", "?", "<u2", "<i2", "<u4", "<i4", "<u8", "<i8", "<f4", "<f8"]
+
+
+def sparse(seed, shape, dtype, fill=0):
+    """Return values of which many are the fill value, in blocks, so that chunks and shards are empty here and there."""
+    rng = np.random.default_rng(seed)
+    values = rng.integers(0, 100, shape).astype(dtype)
+    empty = np.repeat(np.repeat(rng.random((*shape[:-2], 8, 8)) < 0.5, 5, axis=-2), 5, axis=-1)
+    values[empty[..., : shape[-2], : shape[-1]]] = np.nan if fill == "NaN" else fill
+    return values
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(**SHAPES, **CHUNKS, dtype=st.sampled_from(DTYPES), other_fill=st.booleans(), seed=st.integers(0, 1000))
+def test_zarr_python_reads_what_was_written(
+    tmp_path_factory, height, width, n_planes, chunk_px, n, rows, band, dtype, other_fill, seed
+):
+    kind = np.dtype(dtype).kind
+    fill = {"b": True, "f": "NaN"}.get(kind, 7) if other_fill else {"b": False}.get(kind, 0)
+    shape = (height, width) if n_planes is None else (n_planes, height, width)
+    values = sparse(seed, shape, dtype, fill)
+    path = tmp_path_factory.mktemp("store") / "s.zarr"
+    _, written = write_array(path, values, chunk_px, n and chunk_px * n, rows=rows, band=band, fill=fill)
     array = zarr.open_array(path / "a", mode="r")
-    np.testing.assert_array_equal(array[:], values)
+    assert array.dtype == values.dtype
+    np.testing.assert_array_equal(array[...], values)
+    assert {item.key for item in written} | {"a/zarr.json"} == set(objects_of(path))
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(**SHAPES, **CHUNKS, stop=st.integers(0, 12), extra=st.integers(0, 3), seed=st.integers(0, 1000))
+def test_writer_goes_on_in_the_middle_with_equal_bytes(
+    tmp_path_factory, height, width, n_planes, chunk_px, n, rows, band, stop, extra, seed
+):
+    values = sparse(seed, (height, width) if n_planes is None else (n_planes, height, width), "<u2")
+    plan, root = plan_of(values, chunk_px, n and chunk_px * n), tmp_path_factory.mktemp("store")
+    whole = StoreWriter(root / "whole.zarr", Codec())
+    expected = write_planes(whole, plan, values, rows, band)
+    first = StoreWriter(root / "s.zarr", Codec())
+    first.finished("id")
+    write_planes(first, plan, values, rows, band, stop=stop)
+    for part in (root / "s.zarr").rglob("*.part"):
+        with part.open("ab") as stream:  # a kill after some bytes of the next chunk
+            stream.write(b"x" * extra)
+    second = StoreWriter(root / "s.zarr", Codec())
+    finished = second.finished("id")
+    n_blocks = math.ceil(height / rows) * math.ceil(width / band)
+    if stop == 0:
+        assert all(
+            PlaneWriter(second, plan, plane, finished).needed(0, width) == height for plane in np.ndindex(values.shape[:-2])
+        )
+    if stop >= n_blocks:
+        assert finished == {}
+    assert write_planes(second, plan, values, rows, band, finished) == expected
+    second.clear(item.key for item in expected)
+    assert objects_of(root / "s.zarr") == objects_of(root / "whole.zarr")
 
 
 def test_chunks_are_the_bytes_that_zarr_python_writes(tmp_path):
@@ -91,35 +161,135 @@ def test_value_that_equals_another_fill_value_is_not_lost(tmp_path):
 def test_small_arrays_read_back(tmp_path, values, dtype, fill):
     plan = ArrayPlan("s", values.shape, dtype, tuple(max(1, n) for n in values.shape), None, ("d",) * values.ndim, fill, {})
     writer = StoreWriter(tmp_path, Codec())
-    write_small(writer, plan, values)
+    SmallObjects(writer, {}).write_array(plan, values)
     writer.write("s/zarr.json", json.dumps(array_document(plan, Codec())).encode())
     np.testing.assert_array_equal(np.asarray(zarr.open_array(tmp_path / "s", mode="r")[...]), values)
 
 
-def test_journal_proves_only_what_is_whole(tmp_path):
+def entry_of(writer, name):
+    """Write an object of 10 bytes and the first 20 of a shard, and note them."""
+    item = writer.write(f"{name}/c/0/0", name[:1].encode() * 10)
+    sink = ObjectSink(writer.path / f"{name}/c/1/0", f"{name}/c/1/0")
+    sink.append(b"0123456789" * 2)
+    part = Part(sink.key, 20, sink.sha256, ((0, 0, 20),))
+    sink.release()
+    writer.record(Entry(f"{name}/c", (3,), (item,), (part,)))
+
+
+def damage_object(store):
+    (store / "bad/c/0/0").write_bytes(b"x" * 10)
+
+
+def damage_part(store):
+    (store / "bad/c/1/0.part").write_bytes(b"0123456789x123456789")
+
+
+def shorten_part(store):
+    (store / "bad/c/1/0.part").write_bytes(b"0123456789012345678")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_object,
+        damage_part,
+        shorten_part,
+        lambda store: (store / "bad/c/0/0").unlink(),
+        lambda store: (store / "bad/c/1/0.part").unlink(),
+        lambda store: (store / "bad/c/0/0").write_bytes(b"b" * 11),
+    ],
+)
+def test_journal_proves_only_what_is_whole(tmp_path, damage):
+    store = tmp_path / "s.zarr"
+    writer = StoreWriter(store, Codec())
+    with writer.locked():
+        writer.finished("id")
+        entry_of(writer, "good")
+        entry_of(writer, "bad")
+        damage(store)
+        assert list(StoreWriter(store, Codec()).finished("id")) == ["good/c"]
+
+
+@pytest.mark.parametrize("line", ["{", "[]", "{}", "\x00\xff", '{"of": "id", "entry": {"name": 3}}', '{"of": "id"}'])
+def test_torn_and_garbled_lines_of_the_journal_prove_nothing_and_hide_nothing(tmp_path, line):
     writer = StoreWriter(tmp_path / "s.zarr", Codec())
     with writer.locked():
-        good, bad, gone = (writer.write(f"{name}/c/0", name.encode() * 10) for name in ("good", "bad", "gone"))
-        for name, item in (("good", good), ("bad", bad), ("gone", gone)):
-            writer.record(name, [item])
-        (tmp_path / "s.zarr/bad/c/0").write_bytes(b"x" * bad.n_bytes)
-        (tmp_path / "s.zarr/gone/c/0").unlink()
-        with writer.journal.open("a") as stream:
-            stream.write('{"source": "torn", "obj')
-        assert list(writer.finished()) == ["good"]
-        writer.clear(["good/c/0"])
-    assert [p.relative_to(tmp_path / "s.zarr").as_posix() for p in (tmp_path / "s.zarr").rglob("*") if p.is_file()] == [
-        "good/c/0"
-    ]
+        writer.finished("id")
+        entry_of(writer, "one")
+        with writer.journal.path.open("ab") as stream:
+            stream.write(line.encode("latin-1"))  # no line break: the kill came before it
+        entry_of(writer, "two")
+        assert list(writer.finished("id")) == ["one/c", "two/c"]
+
+
+def test_journal_of_another_identity_is_not_believed(tmp_path):
+    store = tmp_path / "s.zarr"
+    writer = StoreWriter(store, Codec())
+    writer.finished("another recipe")
+    entry_of(writer, "one")
+    assert writer.finished("id") == {}
+    assert list(writer.finished("another recipe")) == ["one/c"]
+
+
+def test_shard_that_was_finished_after_it_was_noted_is_gone_on_with_all_the_same(tmp_path, monkeypatch):
+    """A kill between the name of an object and the entry that tells of it."""
+    values = np.arange(1, 41 * 40 + 1, dtype="<u2").reshape(41, 40)
+    plan = plan_of(values, 10, 20)
+    whole = StoreWriter(tmp_path / "whole.zarr", Codec())
+    expected = write_planes(whole, plan, values, 10)
+    writer = StoreWriter(tmp_path / "s.zarr", Codec())
+    writer.finished("id")
+    write_planes(writer, plan, values, 10, stop=3)
+    record = StoreWriter.record
+    with monkeypatch.context() as patched:
+        patched.setattr(StoreWriter, "record", lambda self, entry: None if not entry.parts else record(self, entry))
+        write_planes(writer, plan, values, 10, finished=writer.finished("id"), stop=1)
+    assert (tmp_path / "s.zarr/a/c/0/0").exists()
+    finished = writer.finished("id")
+    assert finished["a/c"].rows == (3, 3, 3, 3)
+    appended, append = [], ObjectSink.append
+    monkeypatch.setattr(ObjectSink, "append", lambda sink, data: (appended.append(sink.key), append(sink, data)))
+    assert write_planes(writer, plan, values, 10, finished=finished) == expected
+    assert (appended.count("a/c/0/0"), appended.count("a/c/1/0")) == (0, 3), "two chunks and the index"
+    writer.clear(item.key for item in expected)
+    assert objects_of(tmp_path / "s.zarr") == objects_of(tmp_path / "whole.zarr")
+
+
+def test_later_entry_of_a_name_replaces_the_earlier(tmp_path):
+    writer = StoreWriter(tmp_path / "s.zarr", Codec())
+    writer.finished("id")
+    one, two = writer.write("a/c/0", b"1"), writer.write("a/c/1", b"2")
+    writer.record(Entry("a/c", (1,), (one,)))
+    writer.record(Entry("a/c", (2,), (one, two)))
+    assert writer.finished("id") == {"a/c": Entry("a/c", (2,), (one, two))}
+
+
+def test_small_objects_are_written_again_only_when_not_noted_or_with_other_bytes(tmp_path, monkeypatch):
+    path = tmp_path / "s.zarr"
+    writer = StoreWriter(path, Codec())
+    with writer.locked():
+        small = SmallObjects(writer, writer.finished("id"))
+        for number in range(40):
+            small.write(f"{number}/zarr.json", b"{}")
+    writer = StoreWriter(path, Codec())
+    with writer.locked():
+        small = SmallObjects(writer, writer.finished("id"))
+        begun, append = [], ObjectSink.append
+        monkeypatch.setattr(ObjectSink, "append", lambda sink, data: (begun.append(sink.key), append(sink, data)))
+        for number in range(40):
+            small.write(f"{number}/zarr.json", b"[]" if number == 5 else b"{}")
+    assert len(objects_of(path)) == 40
+    assert (path / "5/zarr.json").read_bytes() == b"[]"
+    assert begun == [f"{number}/zarr.json" for number in (5, *range(32, 40))]
 
 
 def test_second_writer_waits_and_then_says_who_holds_the_store(tmp_path):
-    first, second = StoreWriter(tmp_path / "s.zarr", Codec()), StoreWriter(tmp_path / "s.zarr", Codec())
+    first, second = (StoreWriter(tmp_path / "s.zarr", Codec()) for _ in range(2))
     with first.locked(), pytest.raises(StoreError, match="another process is writing") as caught, second.locked(wait_s=0):
         pass
     assert caught.value.code == "ZM-STO-DENIED"
     with second.locked(wait_s=0):
-        assert second.finished() == {}
+        assert second.finished("id") == {}
 
 
 def test_tree_digest_ignores_order_and_the_root_but_not_a_byte():

@@ -9,16 +9,18 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import structlog
 
 from zarrmill.config import Codec
 from zarrmill.errors import StoreError
 from zarrmill.io import bucket as buckets
+from zarrmill.io.journal import believed, signed
 from zarrmill.io.lease import Lease
 from zarrmill.io.objects import Objects
 from zarrmill.io.upload import Upload, Uploads, md5
-from zarrmill.io.written import Written
+from zarrmill.io.written import Entry, Part, Written
 
 _READ_BYTES = 8 << 20
 _N_OPEN = 16
@@ -28,8 +30,10 @@ _N_OPEN = 16
 class BucketWriter:
     """Objects below one prefix of a bucket, and lease and journal beside it."""
 
+    keeps_parts = False
+
     def __init__(self, href: str, codec: Codec) -> None:
-        self.href, self.codec = href, codec
+        self.href, self.codec, self._identity = href, codec, ""
         settings = buckets.settings()
         self.buffer_bytes = (settings.max_concurrency + _N_OPEN) * settings.part_mb << 20
         self._bucket, self._prefix = buckets.split(href)
@@ -62,27 +66,30 @@ class BucketWriter:
         self._uploads.close()
         self._lease.release()
 
-    def finished(self) -> dict[str, tuple[Written, ...]]:
-        """Return what the journal proves: source path to its objects, each there with the journalled size and entity tag."""
+    def finished(self, identity: str) -> dict[str, Entry]:
+        """Return name to entry of what the journal proves: every object is there with its size and entity tag.
+
+        ``identity`` as of ``StoreWriter.finished``.
+        """
+        self._identity = identity
         with buckets.writing(self.href):
             there = self._list()
-        proven = {}
-        for source, items in self._entries.items():
-            written = tuple(Written(*item) for item in items)
-            if all(there.get(item.key) == (item.n_bytes, item.etag) for item in written):
-                proven[source] = written
-        return proven
+        entries = [entry for value in self._entries.values() if (entry := believed(identity, value))]
+        return {e.name: e for e in entries if all(there.get(item.key) == (item.n_bytes, item.etag) for item in e.objects)}
 
-    def record(self, source: str, written: Iterable[Written]) -> None:
-        """Add one finished source array to the journal as soon as its objects are whole."""
-        self._under_way().submit(self._record, source, tuple(written))
+    def record(self, entry: Entry) -> None:
+        """Note in the journal what is written as soon as its objects are whole; it replaces what was noted under this name."""
+        self._under_way().submit(self._record, entry)
 
-    def _record(self, source: str, written: tuple[Written, ...]) -> None:
+    def _record(self, entry: Entry) -> None:
         uploads = self._under_way()
-        self._lease.record(source, [[item.key, item.n_bytes, item.sha256, uploads.tag(item)] for item in written])
+        whole = tuple(replace(item, etag=uploads.tag(item)) for item in entry.objects)
+        self._lease.record(entry.name, signed(self._identity, replace(entry, objects=whole)))
 
-    def sink(self, key: str) -> Upload:
+    def sink(self, key: str, begun: Part | None = None) -> Upload:
         """Begin an object that grows."""
+        if begun:
+            raise RuntimeError("nothing is left in a bucket of an object that was only begun")
         return self._under_way().sink(key)
 
     def write(self, key: str, data: bytes) -> Written:

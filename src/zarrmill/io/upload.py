@@ -177,6 +177,11 @@ class Upload:
         self._parts: list[Future[str]] = []
         self._digests: list[bytes] = []
 
+    @property
+    def sha256(self) -> str:
+        """Digest of what was appended so far."""
+        return self._sha.hexdigest()
+
     def append(self, data: bytes | memoryview) -> None:
         """Add ``data`` at the end.
 
@@ -213,7 +218,7 @@ class Upload:
                 self._send(rest)
             etag = f"{md5(b''.join(self._digests)).hex()}-{len(self._digests)}"
             self._uploads.end(self.key, self._uploads.complete, self.key, self._id, self._parts, etag)
-        return Written(self.key, self.n_bytes, self._sha.hexdigest(), etag)
+        return Written(self.key, self.n_bytes, self.sha256, etag)
 
     def release(self) -> None:
         """Forget an object that will not be finished; ``Uploads.close`` aborts what was sent of it."""

@@ -1,19 +1,24 @@
 """Convert one EOPF product into a sealed GeoZarr store.
 
 The way of the pixels: the source's metadata and the recipe become a ``StorePlan``; one worker a source array streams its rows
-once, writes the array and every level computed from it, and notes it in the journal; then the metadata, then the root
-``zarr.json`` as the seal; then the store is read back and the receipt is returned.
+once, writes the array and every level computed from it, and notes each row of chunks in the journal; then the metadata, then
+the root ``zarr.json`` as the seal; then the store is read back and the receipt is returned.
 """
 
+import hashlib
+import json
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any
 
+import numcodecs
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from zarrmill import FORMAT_VERSION
 from zarrmill.config import Recipe
@@ -25,27 +30,22 @@ from zarrmill.core.layout_s1 import grd_plan, needed_arrays
 from zarrmill.core.resample import coarser_levels
 from zarrmill.core.warp import WarpedRows
 from zarrmill.errors import SourceError, StoreError, ZarrmillError
+from zarrmill.io.arrays import PlaneWriter, SmallObjects, array_document, group_document
 from zarrmill.io.measure import Meter
 from zarrmill.io.objects import Objects, local_path
 from zarrmill.io.process import pin_threads
 from zarrmill.io.record import dumps
-from zarrmill.io.source import Rows, open_rows, read_tree, read_whole
-from zarrmill.io.store import (
-    PlaneWriter,
-    StoreWriter,
-    Writer,
-    array_document,
-    group_document,
-    tree_digest,
-    write_small,
-)
+from zarrmill.io.source import Rows, open_rows, read_metadata, read_tree, read_whole
+from zarrmill.io.store import StoreWriter, Writer, tree_digest
 from zarrmill.io.store_bucket import BucketWriter
 from zarrmill.io.windows import BandedArray
-from zarrmill.io.written import Written
+from zarrmill.io.written import Entry, Written
 from zarrmill.model import ConvertReceipt, Finding, Grid, Product, RasterTask, Severity, SourceTree, StorePlan
 
 Progress = Callable[[int, int], None]
 """Told decoded bytes done and in all."""
+
+_FINDINGS = TypeAdapter(tuple[Finding, ...])
 
 
 def convert(
@@ -65,21 +65,24 @@ def convert(
     meter = Meter(attempt=attempt, threads=threads)
     pin_threads(threads)
     writer = _writer(store_root, product, recipe)
+    n_bytes_source = product.n_bytes
     try:
-        if writer.is_sealed():
-            return _receipt(product, recipe, writer, meter, findings=(), n_bytes_source=product.n_bytes, adopted=True)
-        objects = Objects(product.href)
-        tree = _planned_tree(objects, product, meter)
-        plan = plan_store(objects, tree, product.product_type, recipe)
-        workers = n_workers(plan, threads, recipe.memory_mb, writer.buffer_bytes)
-        meter.step("plan")
-        findings: tuple[Finding, ...] = ()
-        with writer.locked():
-            adopted = writer.is_sealed()  # by a process that was waited for
-            if not adopted:
-                findings = _Conversion(objects, tree, plan, writer, workers, on_progress).run(product, recipe, meter)
-            writer.remove_journal()
-        return _receipt(product, recipe, writer, meter, findings=findings, n_bytes_source=plan.n_bytes, adopted=adopted)
+        adopted = writer.is_sealed()
+        if adopted:
+            writer.remove_journal()  # left by a kill right after the seal
+        else:
+            objects = Objects(product.href)
+            tree = _planned_tree(objects, product, meter)
+            plan = plan_store(objects, tree, product.product_type, recipe)
+            workers = n_workers(plan, threads, recipe.memory_mb, writer.buffer_bytes)
+            n_bytes_source = plan.n_bytes
+            meter.step("plan")
+            with writer.locked():
+                adopted = writer.is_sealed()  # by a process that was waited for
+                if not adopted:
+                    _Conversion(objects, tree, plan, writer, workers, on_progress).run(product, recipe, meter)
+                writer.remove_journal()
+        return _receipt(product, recipe, writer, meter, n_bytes_source=n_bytes_source, adopted=adopted)
     except ZarrmillError as error:
         if product.product_id not in error.message:
             error.message = f"{product.product_id}: {error.message}"
@@ -114,13 +117,23 @@ def _writer(store_root: str, product: Product, recipe: Recipe) -> Writer:
 
 def _planned_tree(objects: Objects, product: Product, meter: Meter) -> SourceTree:
     tree = read_tree(objects)
-    if len(product.source_fingerprint) == 64 and product.source_fingerprint != tree.fingerprint:
-        raise SourceError(
-            f"{objects.href}: metadata digest {tree.fingerprint[:12]}, planned {product.source_fingerprint[:12]}; plan again",
-            kind="changed",
-        )
+    if len(product.source_fingerprint) == 64:
+        _check_fingerprint(objects, tree.fingerprint, product.source_fingerprint)
     meter.step("metadata")
     return tree
+
+
+def _check_fingerprint(objects: Objects, found: str, planned: str) -> None:
+    """Raise SourceError when the source's metadata is not the one that was planned."""
+    if found != planned:
+        text = f"{objects.href}: metadata digest {found[:12]}, planned {planned[:12]}; plan again"
+        raise SourceError(text, kind="changed")
+
+
+def _identity(product: Product, recipe: Recipe, tree: SourceTree) -> str:
+    """Return the digest of all that shapes the store's bytes: also what its name leaves out, and the encoder."""
+    parts = (FORMAT_VERSION, recipe.pixels.digest(), product.source_fingerprint, tree.fingerprint, numcodecs.__version__)
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _group_grid(objects: Objects, tree: SourceTree, path: str, metres: int, crs: str) -> Grid:
@@ -153,26 +166,33 @@ class _Conversion:
         self._objects, self._tree, self._plan, self._writer = objects, tree, plan, writer
         self._workers, self._total, self._on_progress = workers, plan.n_bytes, on_progress or (lambda done, total: None)
         self._done, self._lock, self._stop = 0, threading.Lock(), threading.Event()
-        self._findings: list[Finding] = list(plan.findings)
+        self._finished: Mapping[str, Entry] = {}
+        self._findings: set[Finding] = set(plan.findings)
 
-    def run(self, product: Product, recipe: Recipe, meter: Meter) -> tuple[Finding, ...]:
-        """Write the whole store and seal it; return what was noticed."""
-        finished = self._writer.finished()
-        written = self._write_pixels(finished)
+    def run(self, product: Product, recipe: Recipe, meter: Meter) -> None:
+        """Write what an earlier attempt did not finish of the store, and seal it."""
+        self._finished = self._writer.finished(_identity(product, recipe, self._tree))
+        self._findings.update(finding for entry in self._finished.values() for finding in entry.findings)
+        written = self._write_pixels()
         meter.step("pixels")
-        written += self._write_copies()
-        written += self._write_coordinates()
-        documents = self._documents()
-        written += [self._writer.write(f"{path}/zarr.json", _json(node)) for path, node in sorted(documents.items())]
+        small, documents = SmallObjects(self._writer, self._finished), self._documents()
+        written += self._write_copies(small)
+        written += self._write_coordinates(small)
+        written += [small.write(f"{path}/zarr.json", _json(node)) for path, node in sorted(documents.items())]
         digest = tree_digest((item.key, item.n_bytes, item.sha256) for item in written)
+        self._check_source()
         self._writer.seal(_json(self._root(documents, product, recipe, digest)), written)
         meter.step("seal")
-        return tuple(sorted(self._findings, key=lambda finding: (finding.path, finding.code)))
 
-    def _write_pixels(self, finished: Mapping[str, tuple[Written, ...]]) -> list[Written]:
+    def _check_source(self) -> None:
+        """Raise SourceError when the source was published anew since its metadata was read: pixels of both may be mixed."""
+        _, raw = read_metadata(self._objects)
+        _check_fingerprint(self._objects, hashlib.sha256(raw).hexdigest(), self._tree.fingerprint)
+
+    def _write_pixels(self) -> list[Written]:
         """Write every raster, largest first, one worker a raster; the first failure stops the others."""
         with ThreadPoolExecutor(self._workers) as pool:
-            futures = [pool.submit(self._raster, task, finished.get(task.source.path)) for task in self._plan.rasters]
+            futures = [pool.submit(self._raster, task) for task in self._plan.rasters]
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             if any(future.exception() for future in done):
                 self._stop.set()
@@ -183,19 +203,12 @@ class _Conversion:
                 raise failure
         return [item for future in futures for item in future.result()]
 
-    def _raster(self, task: RasterTask, finished: tuple[Written, ...] | None) -> list[Written]:
-        if finished is not None:
-            self._advance(task.n_bytes)
-            return list(finished)
-        written: list[Written] = []
-        for plane in range(math.prod(task.source.shape[:-2])):
-            written += self._plane(task, plane)
-        self._writer.record(task.source.path, written)
-        return written
+    def _raster(self, task: RasterTask) -> list[Written]:
+        return [item for plane in range(math.prod(task.source.shape[:-2])) for item in self._plane(task, plane)]
 
     def _plane(self, task: RasterTask, plane: int) -> list[Written]:
         lead = tuple(int(i) for i in np.unravel_index(plane, task.source.shape[:-2])) if task.source.shape[:-2] else ()
-        sinks = [PlaneWriter(self._writer, plan, lead) for _, plan in task.outputs]
+        sinks = [PlaneWriter(self._writer, plan, lead, self._finished) for _, plan in task.outputs]
         try:
             for band in column_bands(task):
                 self._band(task, plane, band, sinks)
@@ -205,15 +218,22 @@ class _Conversion:
         return [item for sink in sinks for item in sink.written]
 
     def _band(self, task: RasterTask, plane: int, band: tuple[int, int], sinks: Sequence[PlaneWriter]) -> None:
-        """Stream the rows of one band of columns into the array and its levels."""
+        """Stream the rows of one band of columns into the array and its levels, from the first that is needed."""
         height, width = task.warp.grid.shape if task.warp else task.source.shape[-2:]
         share = task.n_bytes // math.prod(task.source.shape[:-2]) * (band[1] - band[0]) // width
-        rows, step = self._rows(task, band), stripe_rows(task)
-        for start in range(0, height, step):
+        outputs = [(factor, sink) for (factor, _), sink in zip(task.outputs, sinks, strict=True)]
+        needed = min(factor * sink.needed(band[0] // factor, band[1] // factor) for factor, sink in outputs)
+        step = stripe_rows(task)
+        begin = height if needed >= height else needed // step * step  # the same stripes as without a break
+        self._advance(share * begin // height)
+        if begin == height:
+            return
+        rows = self._rows(task, band)
+        for start in range(begin, height, step):
             if self._stop.is_set():
                 raise _StoppedError
             stripe = rows.read(plane, start, min(start + step, height))
-            for (factor, _), sink, part in zip(task.outputs, sinks, _outputs(stripe, task), strict=True):
+            for (factor, sink), part in zip(outputs, _outputs(stripe, task), strict=True):
                 sink.put(part, start // factor, band[0] // factor)
             self._advance(share * min(start + step, height) // height - share * start // height)
 
@@ -232,27 +252,29 @@ class _Conversion:
             )
         text = f"chunk {key} is not in the source; it reads as fill value {task.source.fill_value}"
         with self._lock:
-            self._findings.append(Finding("source.missing-chunk", Severity.WARNING, task.source.path, text))
+            self._findings.add(Finding("source.missing-chunk", Severity.WARNING, task.source.path, text))
+            of_array = tuple(sorted((f for f in self._findings if f.path == task.source.path), key=_order))
+        self._writer.record(Entry(f"{task.source.path}: findings", findings=of_array))
 
     def _advance(self, n_bytes: int) -> None:
         with self._lock:
             self._done += n_bytes
             self._on_progress(self._done, self._total)
 
-    def _write_copies(self) -> list[Written]:
+    def _write_copies(self, small: SmallObjects) -> list[Written]:
         written = []
         for source, plan in self._plan.copies:
-            written += write_small(self._writer, plan, read_whole(self._objects, source))
+            written += small.write_array(plan, read_whole(self._objects, source))
             self._advance(source.n_bytes)
         return written
 
-    def _write_coordinates(self) -> list[Written]:
+    def _write_coordinates(self, small: SmallObjects) -> list[Written]:
         written = []
         for plan, grid in self._plan.coordinates:
             x, y = centres(grid)
             values = {"x": x, "y": y}.get(plan.path.rpartition("/")[2])
             if values is not None:  # spatial_ref says everything in its attributes; its value is its fill value
-                written += write_small(self._writer, plan, values)
+                written += small.write_array(plan, values)
         return written
 
     def _documents(self) -> dict[str, dict[str, Any]]:
@@ -273,6 +295,8 @@ class _Conversion:
             "source_fingerprint": product.source_fingerprint,
             "tree_sha256": digest,
         }
+        if self._findings:
+            mark["findings"] = [asdict(finding) for finding in sorted(self._findings, key=_order)]
         return group_document({**self._plan.groups[""], "zarrmill": mark}, documents)
 
 
@@ -290,26 +314,24 @@ def _json(document: Mapping[str, Any]) -> bytes:
     return dumps(cv.strict(document)).encode()
 
 
+def _order(finding: Finding) -> tuple[str, ...]:
+    return (finding.path, finding.code, finding.message)
+
+
 def _receipt(
-    product: Product,
-    recipe: Recipe,
-    writer: Writer,
-    meter: Meter,
-    *,
-    findings: tuple[Finding, ...],
-    n_bytes_source: int,
-    adopted: bool,
+    product: Product, recipe: Recipe, writer: Writer, meter: Meter, *, n_bytes_source: int, adopted: bool
 ) -> ConvertReceipt:
     """Read the sealed store back, object by object, and compare it with the digest that its root holds.
 
     Raises: StoreError: they differ, or the root is not one of ours.
     """
-    import json
-
     objects = [(item.key, item.n_bytes, item.sha256) for item in writer.read_back(meter.threads)]
-    stated = None
+    stated: str | None = None
+    findings: tuple[Finding, ...] = ()
     with suppress(ValueError, KeyError, TypeError):
-        stated = json.loads(writer.root())["attributes"]["zarrmill"]["tree_sha256"]
+        mark = json.loads(writer.root())["attributes"]["zarrmill"]
+        stated = mark["tree_sha256"]
+        findings = _FINDINGS.validate_python(mark.get("findings", ()))
     digest = tree_digest(objects)
     if stated != digest:
         raise StoreError(
