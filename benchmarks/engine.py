@@ -29,6 +29,9 @@ GOALS = {
     "convert CPU / floor": ("zarrmill", "floor", "cpu_s", 1.4),
     "validate full / convert, wall": ("validate-full", "zarrmill", "wall_s", 1.0),
     "validate sampled / convert, wall": ("validate-sampled", "zarrmill", "wall_s", 0.1),
+    "convert / eopf-geozarr integers, wall": ("zarrmill", "eopf-integers", "wall_s", round(1 / 6, 3)),
+    "convert / eopf-geozarr integers, bytes": ("zarrmill", "eopf-integers", "n_bytes", 1.0),
+    "convert / eopf-geozarr default (dask cluster), wall": ("zarrmill", "eopf-dask", "wall_s", round(1 / 18, 3)),
 }
 """Ratio to its two cases, what is divided, and the most that it should be."""
 Json = dict[str, Any]  # Any: JSON values
@@ -190,7 +193,11 @@ def shown(command: Sequence[str]) -> str:
 def result_of(bench: Bench, cases: Sequence[Case], planned: Json) -> Json:
     """Return everything that was measured."""
     options = bench.options
-    medians = {case.name: summary(bench.costs[case.name]) for case in cases}
+    sizes = {case.name: bench.sizes.get(case.name, (None, None)) for case in cases}
+    measured = {
+        case.name: summary(bench.costs[case.name]) | dict(zip(("n_bytes", "n_objects"), sizes[case.name], strict=True))
+        for case in cases
+    }
     runs = [cost for costs in bench.costs.values() for cost in costs]
     return {
         "command": shown(sys.orig_argv),
@@ -198,11 +205,14 @@ def result_of(bench: Bench, cases: Sequence[Case], planned: Json) -> Json:
         "product": {"size_px": options.size, "pixels": options.pixels} | planned,
         "cases": {
             case.name: {"title": case.title, "command": shown(case.command), "told": bench.told.get(case.name)}
-            | dict(zip(("n_bytes", "n_objects"), bench.sizes.get(case.name, (None, None)), strict=True))
-            | medians[case.name]
+            | measured[case.name]
             for case in cases
         },
-        "ratios": {name: [round(medians[a][key] / medians[b][key], 3), most] for name, (a, b, key, most) in GOALS.items()},
+        "ratios": {
+            name: [round(measured[a][key] / measured[b][key], 3), most]
+            for name, (a, b, key, most) in GOALS.items()
+            if a in measured and b in measured
+        },
         "same_bytes": bench.same_bytes(),
         "sizes": bench.other_sizes(),
     }
