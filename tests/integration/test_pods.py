@@ -37,6 +37,8 @@ rule make:
         "echo {wildcards.name} {resources.mem_mb} > {output.text}"
 """
 
+IMAGE = f"zarrmill@sha256:{'0' * 64}"
+
 TEMPLATE = """
 metadata:
   labels: {app.kubernetes.io/part-of: zarrmill}
@@ -60,12 +62,13 @@ class Run:
         (folder / "Snakefile").write_text(SNAKEFILE)
         bucket.put("keep", b"")
         cluster.kubeconfig(folder / "kubeconfig", cluster.admin, "zarrmill")
+        cluster.load("{apiVersion: scheduling.k8s.io/v1, kind: PriorityClass, metadata: {name: backfill}, value: 1}")
         self.env = {**os.environ, "KUBECONFIG": str(folder / "kubeconfig"), "PYTHONWARNINGS": "ignore"}
 
     def start(self, names: str, *arguments: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "snakemake", "--executor", "kubernetes", "--kubernetes-namespace", "zarrmill"]
         command += ["--default-storage-provider", "s3", "--default-storage-prefix", self.bucket.href("run")]
-        command += ["--shared-fs-usage", "none", "--seconds-between-status-checks", "1", "--container-image", "zarrmill"]
+        command += ["--shared-fs-usage", "none", "--seconds-between-status-checks", "1", "--container-image", IMAGE]
         command += ["--default-resources", "disk_mb=50", "scale=0", "--jobs", "20", "--keep-going"]
         command += ["--envvars", *(name for name in self.env if name.startswith("AWS_"))]
         command += ["--config", f"names={names}", *arguments]
@@ -74,13 +77,23 @@ class Run:
         )
 
     def __call__(self, names: str, *arguments: str) -> tuple[int, str]:
-        process = self.start(names, *arguments)
-        output, _ = process.communicate(timeout=120)
-        return process.returncode, output
+        with self.start(names, *arguments) as process:
+            return finish(process)
 
     def made(self) -> dict[str, str]:
         found = self.bucket.contents("run/state/")
         return {key.removesuffix(".txt"): text.decode().strip() for key, text in found.items() if key.endswith(".txt")}
+
+
+def finish(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    """Return code and output of a run; one that hangs is ended."""
+    try:
+        output, _ = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
+        raise AssertionError(f"the run hangs:\n{output}") from None
+    return process.returncode, output
 
 
 @pytest.fixture
@@ -143,8 +156,8 @@ def test_run_goes_on_after_the_api_was_away(run):
         time.sleep(0.05)
     with run.cluster.away():
         time.sleep(6)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, output
+    code, output = finish(process)
+    assert code == 0, output
     assert run.made() == {"a": "a 300", "b": "b 300"}
     assert objects_left(run.cluster) == []
 
@@ -162,7 +175,7 @@ def test_failed_pod_leaves_its_log_and_how_it_ended(run):
 def test_posted_job_has_what_the_template_says_and_its_targets(run):
     template = run.folder / "job.yaml"
     template.write_text(TEMPLATE)
-    run.env |= {"ZARRMILL_JOB_TEMPLATE": str(template), "PRIORITY": "forward", "DRIVER_UID": "0"}
+    run.env |= {"ZARRMILL_JOB_TEMPLATE": str(template), "PRIORITY": "backfill", "DRIVER_UID": "0"}
     code, output = run("a")
     assert code == 0, output
     secret, job = run.cluster.posted
@@ -171,7 +184,7 @@ def test_posted_job_has_what_the_template_says_and_its_targets(run):
     assert job["metadata"]["annotations"] == {"zarrmill/targets": "make:name=a"}
     assert job["spec"]["activeDeadlineSeconds"] == 900
     spec = job["spec"]["template"]["spec"]
-    assert spec["priorityClassName"] == "forward"
+    assert spec["priorityClassName"] == "backfill"
     container = spec["containers"][0]
     assert container["securityContext"] == {"allowPrivilegeEscalation": False}
     assert container["resources"] == {
@@ -204,8 +217,18 @@ def test_template_with_a_variable_that_is_not_set_is_refused(tmp_path):
     assert pods.read_template({}) == {}
 
 
+def test_image_without_a_digest_is_refused(run):
+    code, output = run("a", "--container-image", "zarrmill:latest")
+    assert code == 1
+    assert "container image zarrmill:latest: expected NAME@sha256:..." in output
+    assert "Traceback" not in output
+    assert run.cluster.count("create", "jobs") == 0
+    assert objects_left(run.cluster) == []
+
+
 def test_another_version_of_the_executor_is_refused(monkeypatch):
     monkeypatch.setattr(pods, "KNOWN_VERSION", "0.5.2")
+    monkeypatch.setitem(sys.modules, "snakemake_executor_plugin_kubernetes", sys)
     with pytest.raises(ConfigError, match=r"found 0\.5\.1, expected 0\.5\.2"):
         pods.fence_executor({})
 

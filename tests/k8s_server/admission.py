@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from k8s_server.objects import BY_RESOURCE, JOBS, PODS, ApiError, Kind, Object, Store
 
 QUOTAS, LIMITS = BY_RESOURCE["", "resourcequotas"], BY_RESOURCE["", "limitranges"]
+ACCOUNTS, PRIORITIES = BY_RESOURCE["", "serviceaccounts"], BY_RESOURCE["scheduling.k8s.io", "priorityclasses"]
 NAMESPACES = BY_RESOURCE["", "namespaces"]
 SUFFIXES = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 ENFORCE = "pod-security.kubernetes.io/enforce"
@@ -25,6 +26,7 @@ def admit(store: Store, kind: Kind, namespace: str, body: Object) -> None:
     Raises: ApiError: 403, a quota would be exceeded or a limit or the pod security is not kept.
     """
     if kind == PODS:
+        _accept(store, namespace, body)
         _limit(store, namespace, body)
         _secure(store, namespace, body)
     _quota(store, kind, namespace, body)
@@ -33,6 +35,19 @@ def admit(store: Store, kind: Kind, namespace: str, body: Object) -> None:
 def is_finished(pod: Object) -> bool:
     """Tell whether a pod has ended; such pods count in no quota."""
     return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
+def _accept(store: Store, namespace: str, pod: Object) -> None:
+    """Look up what a pod names: its service account, its priority."""
+    spec = pod["spec"]
+    account = spec.get("serviceAccountName", "default")
+    if account != "default" and account not in [found["metadata"]["name"] for found in store.find(ACCOUNTS, namespace)]:
+        _forbid(pod, f'error looking up service account {namespace}/{account}: serviceaccount "{account}" not found')
+    if name := spec.get("priorityClassName"):
+        classes = {found["metadata"]["name"]: found["value"] for found in store.find(PRIORITIES)}
+        if name not in classes:
+            _forbid(pod, f"no PriorityClass with name {name} was found")
+        spec["priority"] = classes[name]
 
 
 def _limit(store: Store, namespace: str, pod: Object) -> None:

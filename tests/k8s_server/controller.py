@@ -88,6 +88,8 @@ class Controller:
         deadline = spec.get("activeDeadlineSeconds")
         if n_done >= spec["completions"]:
             self._end(job, "Complete", "CompletionsReached", "")
+        elif any(action == "FailJob" for action in _actions(job, pods).values()):
+            self._end(job, "Failed", "PodFailurePolicy", "Container failed with an exit code that the pod failure policy names")
         elif self._is_out_of_tries(job, pods, n_failed):
             self._end(job, "Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
         elif deadline is not None and self._age_s(job, pods) >= deadline:
@@ -101,11 +103,10 @@ class Controller:
         return _age_s(job["status"]["startTime"]) * (self.wait_clock if waits else 1.0)
 
     def _is_out_of_tries(self, job: Object, pods: list[Object], n_failed: int) -> bool:
-        per_index = job["spec"].get("backoffLimitPerIndex")
-        if per_index is None:
-            return n_failed > int(job["spec"]["backoffLimit"])
-        failed = [_index(pod) for pod in pods if pod["status"]["phase"] == "Failed"]
-        given_up = {index for index in failed if failed.count(index) > per_index}
+        actions = _actions(job, pods)
+        if n_failed - sum(action == "Ignore" for action in actions.values()) > int(job["spec"]["backoffLimit"]):
+            return True
+        given_up = {index for index in range(job["spec"]["completions"]) if _is_given_up(job, pods, index)}
         done = {_index(pod) for pod in pods if pod["status"]["phase"] == "Succeeded"}
         return bool(given_up) and len(given_up | done) >= job["spec"]["completions"]
 
@@ -113,12 +114,10 @@ class Controller:
         spec = job["spec"]
         busy = [_index(pod) for pod in pods if not is_finished(pod) or pod["status"]["phase"] == "Succeeded"]
         n_active = sum(not is_finished(pod) for pod in pods)
-        per_index = spec.get("backoffLimitPerIndex")
-        failed = [_index(pod) for pod in pods if pod["status"]["phase"] == "Failed"]
         for index in range(spec["completions"]):
             if n_active >= spec["parallelism"]:
                 return
-            if index not in busy and (per_index is None or failed.count(index) <= per_index):
+            if index not in busy and not _is_given_up(job, pods, index):
                 n_active += self._create_pod(job, index)
 
     def _create_pod(self, job: Object, index: int) -> bool:
@@ -192,10 +191,34 @@ def start_status(job: Object) -> None:
     spec, labels = job["spec"], {"job-name": job["metadata"]["name"], "batch.kubernetes.io/job-name": job["metadata"]["name"]}
     spec["completions"] = spec.get("completions", 1)
     spec["parallelism"] = spec.get("parallelism", 1)
-    spec["backoffLimit"] = spec.get("backoffLimit", 6)
+    spec["backoffLimit"] = spec.get("backoffLimit", 6 if "backoffLimitPerIndex" not in spec else 2**31 - 1)
     metadata = spec["template"].setdefault("metadata", {})
     metadata["labels"] = {**metadata.get("labels", {}), **labels}
     job["status"] = {"startTime": now(), "active": 0}
+
+
+def _actions(job: Object, pods: list[Object]) -> dict[str, str]:
+    """Return what the pod failure policy says of each failed pod: Count, Ignore, FailIndex or FailJob."""
+    rules = job["spec"].get("podFailurePolicy", {}).get("rules", [])
+    failed = [pod for pod in pods if pod["status"]["phase"] == "Failed"]
+    return {pod["metadata"]["name"]: next((rule["action"] for rule in rules if _matches(rule, pod)), "Count") for pod in failed}
+
+
+def _matches(rule: Object, pod: Object) -> bool:
+    status = pod["status"]
+    if "onPodConditions" in rule:
+        return any(wanted["type"] == has["type"] for wanted in rule["onPodConditions"] for has in status["conditions"])
+    codes = [c["state"]["terminated"]["exitCode"] for c in status.get("containerStatuses", ()) if "terminated" in c["state"]]
+    is_in = any(code in rule["onExitCodes"]["values"] for code in codes)
+    return is_in == (rule["onExitCodes"]["operator"] == "In")
+
+
+def _is_given_up(job: Object, pods: list[Object], index: int) -> bool:
+    limit = job["spec"].get("backoffLimitPerIndex")
+    if limit is None:
+        return False
+    actions = list(_actions(job, [pod for pod in pods if _index(pod) == index]).values())
+    return "FailIndex" in actions or actions.count("Count") > limit
 
 
 def _n_gone(job: Object, pods: list[Object]) -> int:

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,9 @@ from k8s_server.admission import quantity
 from k8s_server.faults import Fault
 from k8s_server.objects import BY_RESOURCE, ApiError, Object, Store, now
 
-SECRETS, CONFIGMAPS = BY_RESOURCE["", "secrets"], BY_RESOURCE["", "configmaps"]
+SECRETS, CONFIGMAPS, ACCOUNTS = (BY_RESOURCE["", name] for name in ("secrets", "configmaps", "serviceaccounts"))
+WORKDIR = "/workdir"
+"""Working folder of the image and of the executor's containers."""
 TICK_S = 0.05
 DISK_TICK_S = 0.5
 
@@ -29,7 +32,10 @@ class Running:
     pod: Object
     fault: Fault | None
     folder: Path
+    """The working folder."""
     log: Path
+    volumes: dict[str, Path] = field(default_factory=dict)
+    """Mount path of every other volume to the folder that stands for it."""
     stopped: threading.Event = field(default_factory=threading.Event)
     process: "subprocess.Popen[bytes] | None" = None
     peak_bytes: int = 0
@@ -49,11 +55,14 @@ class Kubelet:
     grace_s: float
     """Upper bound of what a pod gets between SIGTERM and SIGKILL."""
     changed: Callable[[], None] = lambda: None
+    kubeconfig: Callable[[Path, str, str], object] = lambda path, user, namespace: None
+    """Writes what a pod reaches the API with, as its service account."""
     pods: dict[str, Running] = field(default_factory=dict)
     """Every pod that ever came here, by name."""
     n_most: int = 0
     """Largest number of containers that ran at once."""
     _n_running: int = 0
+    _queue: list[Running] = field(default_factory=list)
     _down: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
@@ -85,13 +94,18 @@ class Kubelet:
     def _live(self, running: Running) -> None:
         fault = running.fault.kind if running.fault else ""
         try:
+            with self.store.lock:
+                self._queue.append(running)
             self._condition(running, "Unschedulable", "0/1 nodes are available: 1 Insufficient memory.")
             if fault == "pending" or not self._wait_for_room(running):
                 running.stopped.wait()
                 return
             self._run_on_node(running, fault)
         finally:
-            shutil.rmtree(running.folder, ignore_errors=True)
+            with self.store.lock:
+                self._queue = [other for other in self._queue if other is not running]
+            for folder in (running.folder, *running.volumes.values()):
+                shutil.rmtree(folder, ignore_errors=True)
             self.changed()
 
     def _run_on_node(self, running: Running, fault: str) -> None:
@@ -113,25 +127,65 @@ class Kubelet:
     def _wait_for_room(self, running: Running) -> bool:
         while not running.stopped.is_set():
             with self.store.lock:
-                if self._n_running < self.max_pods:
+                if self._n_running < self.max_pods and self._is_first(running):
+                    self._queue.remove(running)
                     self._n_running += 1
                     self.n_most = max(self.n_most, self._n_running)
                     return True
             running.stopped.wait(TICK_S)
         return False
 
+    def _is_first(self, running: Running) -> bool:
+        """Tell whether no pod of a higher priority waits for room (one that never gets it does not count)."""
+        waiting = [r for r in self._queue if not (r.fault and r.fault.kind == "pending")]
+        return all(r.pod["spec"].get("priority", 0) <= running.pod["spec"].get("priority", 0) for r in waiting)
+
     def _environment(self, running: Running) -> dict[str, str] | None:
         """Return the container's variables; wait while a Secret or ConfigMap that it needs is missing."""
         while not running.stopped.is_set():
             try:
                 container = running.pod["spec"]["containers"][0]
+                self._mount(running, container)
                 image = {key: value.format(workdir=running.folder) for key, value in self.image_env.items()}
                 given = {item["name"]: self._value(running.pod, item) for item in container.get("env", ())}
-                return image | self._env_from(running.pod, container) | given
+                values = image | self._env_from(running.pod, container) | given
+                return {key: _mounted(running, value) for key, value in values.items()} | self._account(running)
             except (ApiError, KeyError) as error:
                 self._waiting(running, "CreateContainerConfigError", str(error))
                 running.stopped.wait(TICK_S)
         return None
+
+    def _mount(self, running: Running, container: Object) -> None:
+        """Lay out the volumes of a container; a missing ConfigMap or Secret is an error."""
+        volumes = {volume["name"]: volume for volume in running.pod["spec"].get("volumes", ())}
+        namespace = running.pod["metadata"]["namespace"]
+        for mount in container.get("volumeMounts", ()):
+            if mount["mountPath"] == WORKDIR:
+                continue
+            volume, folder = volumes[mount["name"]], running.folder.with_name(f"{running.folder.name}-{mount['name']}")
+            files: dict[str, str] = {}
+            if "configMap" in volume:
+                files = self.store.get(CONFIGMAPS, namespace, volume["configMap"]["name"])["data"]
+            elif "secret" in volume:
+                data = self.store.get(SECRETS, namespace, volume["secret"]["secretName"])["data"]
+                files = {name: _decoded(value) for name, value in data.items()}
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, text in files.items():
+                (folder / name).write_text(text)
+            running.volumes[mount["mountPath"]] = folder
+
+    def _account(self, running: Running) -> dict[str, str]:
+        """Return what tells a pod where the API is and who it is, when its service account may be used."""
+        spec, namespace = running.pod["spec"], running.pod["metadata"]["namespace"]
+        name = spec.get("serviceAccountName")
+        if not name:
+            return {}
+        account = self.store.get(ACCOUNTS, namespace, name)
+        if not spec.get("automountServiceAccountToken", account.get("automountServiceAccountToken", True)):
+            return {}
+        path = running.folder.with_name(f"{running.folder.name}-kubeconfig")
+        self.kubeconfig(path, f"{namespace}:{name}", namespace)
+        return {"KUBECONFIG": str(path)}
 
     def _env_from(self, pod: Object, container: Object) -> dict[str, str]:
         values: dict[str, str] = {}
@@ -170,7 +224,7 @@ class Kubelet:
         running.folder.mkdir(parents=True)
         with running.log.open("ab") as log:
             running.process = subprocess.Popen(
-                [*container["command"], *container.get("args", ())],
+                [_expanded(word, environment) for word in (*container["command"], *container.get("args", ()))],
                 cwd=running.folder,
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
@@ -245,7 +299,10 @@ class Kubelet:
         with self.store.lock:
             pod["status"] = {
                 "phase": phase,
-                "conditions": [{"type": "PodScheduled", "status": "True"}],
+                "conditions": [
+                    {"type": "PodScheduled", "status": "True"},
+                    *([{"type": "DisruptionTarget", "status": "True"}] if more.get("reason") == "Evicted" else ()),
+                ],
                 **({"containerStatuses": statuses} if state is not None else {}),
                 **more,
             }
@@ -296,3 +353,16 @@ def _exit_code(process: "subprocess.Popen[bytes]") -> int:
 
 def _decoded(value: str) -> str:
     return base64.b64decode(value).decode()
+
+
+def _mounted(running: Running, value: str) -> str:
+    """Return a variable's value with paths of volumes as they are here."""
+    for path, folder in running.volumes.items():
+        if value == path or value.startswith(f"{path}/"):
+            return str(folder) + value.removeprefix(path)
+    return value
+
+
+def _expanded(word: str, environment: Mapping[str, str]) -> str:
+    """Replace ``$(NAME)`` as the kubelet does."""
+    return re.sub(r"\$\((\w+)\)", lambda found: environment.get(found[1], found[0]), word)

@@ -1,5 +1,6 @@
 """The API server: HTTP on 127.0.0.1, tokens, discovery, create, read, delete, logs, and a log of every request."""
 
+import base64
 import copy
 import json
 import re
@@ -60,6 +61,9 @@ class KubernetesServer:
         self.faults = Faults(seed)
         self.kubelet = Kubelet(self.store, root, image_env, max_pods, grace_s)
         self.controller = Controller(self.store, self.kubelet, self.faults)
+        self.kubelet.kubeconfig = lambda path, user, namespace: self.kubeconfig(path, self.access.token(user), namespace)
+        self.vault: dict[str, dict[str, str]] = {}
+        """What ExternalSecrets refer to: key, property, value."""
         self.requests: list[Request] = []
         self.posted: list[Object] = []
         """Every object that a client created, as it was posted."""
@@ -135,8 +139,20 @@ class KubernetesServer:
             self.store.add(kind, namespace, body)
             if kind == PODS:
                 self.kubelet.start(body, None)
+            if kind.name == "ExternalSecret":
+                self._keep_secret(namespace, body)
         self.controller.wake.set()
         return body
+
+    def _keep_secret(self, namespace: str, body: Object) -> None:
+        """Make the Secret of an ExternalSecret, as its operator would."""
+        found = {
+            item["secretKey"]: self.vault[item["remoteRef"]["key"]][item["remoteRef"]["property"]]
+            for item in body["spec"]["data"]
+        }
+        data = {key: base64.b64encode(value.encode()).decode() for key, value in found.items()}
+        name = body["spec"]["target"]["name"]
+        self.create(BY_RESOURCE["", "secrets"], namespace, {"metadata": {"name": name}, "data": data})
 
     def note(self, request: Request) -> None:
         """Log one request."""
@@ -245,6 +261,8 @@ class _Handler(BaseHTTPRequestHandler):
             return 200, self._log(namespace, name, query) if sub == "log" else self._read(kind, namespace, name, query)
         if self.command == "DELETE":
             return 200, self._delete(kind, namespace, name, query, body)
+        if "protobuf" in self.headers.get("Content-Type", ""):
+            raise ApiError(415, "UnsupportedMediaType", "the body of the request was in an unknown format: JSON or YAML is known")
         posted = yaml.safe_load(body)
         if self.command == "POST":
             self.server.cluster.posted.append(copy.deepcopy(posted))

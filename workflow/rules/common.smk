@@ -8,12 +8,14 @@ from zarrmill.config import load_recipes, parse_settings
 from zarrmill.errors import ZarrmillError
 from zarrmill.io.lock import RunLock
 from zarrmill.io.manifest import read_manifest
+from zarrmill.io.pods import fence_executor
 from zarrmill.io.state import State
 
 try:
     SETTINGS = parse_settings(config)
     RECIPES = load_recipes(SETTINGS)
     STATE = State.of(SETTINGS)
+    fence_executor()
 except ZarrmillError as error:
     raise WorkflowError(str(error)) from None
 

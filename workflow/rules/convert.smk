@@ -11,6 +11,8 @@ rule convert:
         text=f"{ROOT}/logs/convert/{{collection}}/{{day}}/{{product}}.log",
     benchmark:
         f"{ROOT}/benchmarks/convert/{{collection}}/{{day}}/{{product}}.tsv"
+    group:
+        "item"
     conda:
         CONDA
     threads: SETTINGS.threads

@@ -12,6 +12,8 @@ rule stac:
         text=f"{ROOT}/logs/stac/{{collection}}/{{day}}/{{product}}.log",
     benchmark:
         f"{ROOT}/benchmarks/stac/{{collection}}/{{day}}/{{product}}.tsv"
+    group:
+        "item"
     conda:
         CONDA
     threads: 1

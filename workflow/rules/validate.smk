@@ -11,6 +11,8 @@ rule validate:
         text=f"{ROOT}/logs/validate/{{collection}}/{{day}}/{{product}}.log",
     benchmark:
         f"{ROOT}/benchmarks/validate/{{collection}}/{{day}}/{{product}}.tsv"
+    group:
+        "item"
     conda:
         CONDA
     threads: SETTINGS.threads

@@ -11,11 +11,13 @@ stand-in of the tests (``tests/integration/test_pods.py`` shows every one with a
 """
 
 import os
+import re
 import shlex
 import string
+import sys
 from collections.abc import Callable, Mapping
 from functools import wraps
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +43,15 @@ _fenced = False
 
 
 def fence_executor(environment: Mapping[str, str] = os.environ) -> None:
-    """Change the Kubernetes client of this process for Snakemake's executor; does nothing the second time.
+    """Change the Kubernetes client of this process for Snakemake's executor; does nothing where that is not loaded.
 
     Args: environment: ``ZARRMILL_JOB_TEMPLATE`` is a YAML file that is merged into every Job; ``$NAME`` in it is replaced.
     Raises: ConfigError: the executor has another version than this was written for, or the template cannot be used.
     """
     global _fenced
-    if _fenced:
+    if _fenced or EXECUTOR.replace("-", "_") not in sys.modules:
         return
-    try:
-        found = version(EXECUTOR)
-    except PackageNotFoundError:
-        return
+    found = version(EXECUTOR)
     if found != KNOWN_VERSION:
         text = f"{EXECUTOR}: found {found}, expected {KNOWN_VERSION}, which zarrmill.io.pods mends; install that version"
         raise ConfigError(text, kind="usage")
@@ -181,6 +180,11 @@ def _writes(client: Any, template: Body) -> None:
     def whole_job(self: Any, namespace: str, body: Any, **kwargs: Any) -> Any:
         job: Body = merged(self.api_client.sanitize_for_serialization(body), template)
         job["metadata"].setdefault("annotations", {})[TARGETS] = " ".join(targets_of(job))
+        image = job["spec"]["template"]["spec"]["containers"][0]["image"]
+        if not re.search(r"@sha256:[0-9a-f]{64}$", image):
+            # The executor shows this class in one line, any other with its traceback.
+            text = f"container image {image}: expected NAME@sha256:..., a tag may move during a run; set ZARRMILL_IMAGE"
+            raise client.ApiException(status=0, reason=text)
         return _once(client, post_job, self, namespace, job, **kwargs)
 
     @wraps(post_secret)
