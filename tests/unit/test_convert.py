@@ -255,6 +255,20 @@ def test_source_that_changed_since_the_plan_is_refused(shared_sources, tmp_path)
     assert caught.value.code == "ZM-SRC-CHANGED"
 
 
+def test_source_published_anew_while_it_is_converted_is_refused_and_nothing_sealed(source_copy, tmp_path):
+    path, recipe = source_copy("l2a"), recipe_for("S02MSIL2A")
+    product = product_row(path, recipe)
+
+    def publish(done, total):
+        if done > total / 2:
+            (path / ".zmetadata").write_text((path / ".zmetadata").read_text() + " ")
+
+    with pytest.raises(SourceError, match="plan again") as caught:
+        convert(product, recipe=recipe, store_root=str(tmp_path / "out"), on_progress=publish)
+    assert caught.value.code == "ZM-SRC-CHANGED"
+    assert_nothing_published(tmp_path / "out")
+
+
 def test_unknown_product_type_names_the_supported_ones():
     with pytest.raises(SourceError, match="S02MSIL1C, S02MSIL2A") as caught:
         source_layout("S03OLCEFR")

@@ -118,8 +118,11 @@ class StoreWriter:
     def write(self, key: str, data: bytes) -> Written:
         """Write one object whole."""
         sink = self.sink(key)
-        sink.append(data)
-        return sink.close()
+        try:
+            sink.append(data)
+            return sink.close()
+        finally:
+            sink.release()
 
     def clear(self, keep: Iterable[str]) -> None:
         """Remove every object but ``keep``: leftovers of attempts that did not finish. Never called on a sealed store."""
@@ -202,7 +205,7 @@ class ObjectSink:
         return Written(self.key, self.n_bytes, self.sha256)
 
     def release(self) -> None:
-        """Close the file of an object that will not be finished; its part stays for ``StoreWriter.clear``."""
+        """Close the file; the part of an object that is not finished stays for ``StoreWriter.clear``."""
         self._stream.close()
 
 
