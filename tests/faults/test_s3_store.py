@@ -15,6 +15,7 @@ from zarrmill.config import S3, Codec
 from zarrmill.errors import StoreError
 from zarrmill.io import bucket as buckets
 from zarrmill.io.store_bucket import BucketWriter
+from zarrmill.io.written import Entry
 from zarrmill.stages.convert import convert
 
 MIB = 1 << 20
@@ -37,10 +38,9 @@ class Site:
         if writer.is_sealed():
             return writer.read_back(2)
         with writer.locked(30):
-            finished, written = writer.finished(), []
+            finished, written = writer.finished("id"), []
             for array in ("a", "b", "c", "large"):
-                items = finished.get(array) or self._array(writer, array)
-                written += items
+                written += finished[array].objects if array in finished else self._array(writer, array)
             writer.seal(GOLDEN["zarr.json"], written)
             writer.remove_journal()
         return writer.read_back(2)
@@ -53,7 +53,7 @@ class Site:
                 for start in range(0, len(data), MIB):
                     sink.append(data[start : start + MIB])
                 items.append(sink.close())
-        writer.record(array, items)
+        writer.record(Entry(array, objects=tuple(items)))
         return items
 
     def contents(self):
