@@ -13,10 +13,12 @@ from products import product_row, recipe_for
 from zarrmill.core import blocks
 from zarrmill.core.blocks import BASE_BYTES, column_bands, n_workers, stripe_rows, task_bytes
 from zarrmill.core.chunking import chunk_shape, shard_shape
+from zarrmill.core.geolocation import Geolocation, map_grid
 from zarrmill.errors import CapacityError
 from zarrmill.io.objects import Objects
 from zarrmill.io.source import read_tree
-from zarrmill.model import ArrayPlan, RasterTask, SourceArray, StorePlan
+from zarrmill.model import ArrayPlan, Gcps, RasterTask, SourceArray, StorePlan, Warp
+from zarrmill.sample.s1 import GrdSpec, control_points
 from zarrmill.stages.convert import convert, plan_store
 
 
@@ -109,3 +111,38 @@ def test_a_worker_stays_within_what_was_reckoned(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < task_bytes(given_task) - 3672 * 3672 * 2  # the source's chunk was not held here
+
+
+def radar_tasks(shape: tuple[int, int], chunks: tuple[int, int], heading_deg: float = -12.0) -> list[RasterTask]:
+    """Return the tasks of a product with two polarisations, without its pixels."""
+    spec = GrdSpec(shape=shape, heading_deg=heading_deg)
+    lines, pixels, longitude, latitude, _ = control_points(spec)
+    gcps = Gcps(lines, pixels, longitude, latitude)
+    geolocation = Geolocation(gcps, "EPSG:32632", "EPSG:32632")
+    grid = map_grid([(geolocation, shape)], "EPSG:32632", 10.0, 32, 1024)
+    outputs = []
+    for factor in (1, 2, 4, 8, 16, 32):
+        size = (grid.shape[0] // factor, grid.shape[1] // factor)
+        outputs.append((factor, ArrayPlan(f"a{factor}", size, "<u2", chunk_shape(size, 1024), None, ("y", "x"), 0, {})))
+    warp = Warp(grid, gcps, "EPSG:32632", "bilinear", None)
+    source = SourceArray("grd", shape, "<u2", chunks, ("azimuth_time", "ground_range"), None, {}, {})
+    return [RasterTask(source, "average", tuple(outputs), True, 0, warp)] * 2
+
+
+def test_a_radar_scene_is_made_in_bands_and_needs_the_same_memory_whatever_its_size_and_chunks():
+    scene = radar_tasks((16677, 26064), (2048, 4096))
+    bands = column_bands(scene[0])
+    assert [left for left, _ in bands] == [0, 8192, 16384, 24576]
+    assert task_bytes(scene[0]) < 150e6
+    assert task_bytes(radar_tasks((16677, 26064), (5048, 26064))[0]) == task_bytes(scene[0])
+    assert task_bytes(radar_tasks((33354, 52128), (2048, 4096))[0]) < 1.1 * task_bytes(scene[0])
+    steep = task_bytes(radar_tasks((16677, 26064), (2048, 4096), heading_deg=-50.0)[0])
+    assert task_bytes(scene[0]) < steep < 400e6
+
+
+def test_images_that_are_warped_together_need_their_memory_at_once():
+    scene = radar_tasks((16677, 26064), (2048, 4096))
+    enough = int((BASE_BYTES + 2 * task_bytes(scene[0])) / 1e6) + 1
+    assert n_workers(plan(*scene), 8, enough) == 8
+    with pytest.raises(CapacityError, match=f"needs {enough} MB"):
+        n_workers(plan(*scene), 8, enough - 2)

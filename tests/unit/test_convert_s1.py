@@ -15,6 +15,7 @@ from test_resample import naive_average
 
 from zarrmill.core.estimate import estimate, read_tree
 from zarrmill.errors import SourceError
+from zarrmill.io import arrays
 from zarrmill.sample.s1 import GrdScene, GrdSpec, build_grd, synthetic_scene
 from zarrmill.stages import convert as stage
 from zarrmill.stages.convert import convert
@@ -205,28 +206,37 @@ def test_missing_chunk_is_told_once_when_not_mandatory(sources, tmp_path):
     assert (group["vh"][:] == 0).sum() > (group["vv"][:] == 0).sum() + 3000
 
 
-@pytest.mark.parametrize(
-    ("noted", "read"), [("VH", ["VH", "VV"]), ("VV", ["VV"]), ("small", [])], ids=["first", "second", "documents"]
-)
-def test_a_stopped_conversion_goes_on_in_the_middle_of_an_image(sources, stores, tmp_path, monkeypatch, noted, read):
+@pytest.mark.parametrize("at", ["middle", "documents"])
+def test_a_stopped_conversion_goes_on_where_it_ended(sources, stores, tmp_path, monkeypatch, at):
+    encoded, encode = [], arrays.encode
+    monkeypatch.setattr(arrays, "encode", lambda chunk, codec: encoded.append(chunk.shape) or encode(chunk, codec))
     with monkeypatch.context() as patched:
         names = stop_after(patched, 10_000)
         run(sources["grid"], tmp_path / "whole", threads=1)
-    at = {"VH": 2, "VV": next(n for n, name in enumerate(names) if name.endswith("/vv/c")) + 2, "small": len(names) - 1}[noted]
+    n_whole = len(encoded)
+    assert {name.rpartition("/c")[0].rpartition("/")[2] for name in names if name.endswith("/c")} == {"vv", "vh"}
     with monkeypatch.context() as patched:
-        stop_after(patched, at)
+        stop_after(patched, {"middle": len(names) * 2 // 3, "documents": len(names) - 1}[at])
         with pytest.raises(StoppedError):
             run(sources["grid"], tmp_path / "out", threads=1)
-    begun, rows = [], stage._Conversion._rows
-
-    def spied_rows(self, task, band):
-        begun.append(task.source.path.split("/")[0][-2:])
-        return rows(self, task, band)
-
-    monkeypatch.setattr(stage._Conversion, "_rows", spied_rows)
+    read, original = [], stage.WarpedImages.read
+    monkeypatch.setattr(stage.WarpedImages, "read", lambda self, *place: read.append(place) or original(self, *place))
+    encoded.clear()
     receipt = run(sources["grid"], tmp_path / "out", threads=1)
     assert files(receipt.store) == files(stores["grid"])
-    assert begun == read
+    assert bool(read) == (at == "middle")
+    assert len(encoded) < 0.7 * n_whole
+
+
+def test_polarisations_with_points_of_their_own_are_made_apart(tmp_path):
+    spec = GrdSpec(shape=(120, 140))
+    source = build_grd(spec, tmp_path)
+    path = next(source.glob("*_VH")) / "conditions/gcp/latitude"
+    array = zarr.open_array(path, mode="r+")
+    array[:] += 1e-4  # 11 m to the north
+    store = zarr.open_group(run(source, tmp_path / "out", mandatory=()).store, mode="r")[f"{GRD}/r10m"]
+    vv, vh = (np.nonzero((store[name][:] > 0).any(axis=1))[0] for name in ("vv", "vh"))
+    assert (vv[0] - vh[0], vv[-1] - vh[-1]) in {(1, 1), (1, 2), (2, 1)}
 
 
 def test_progress_ends_at_the_bytes_of_the_source(sources, tmp_path):

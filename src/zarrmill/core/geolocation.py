@@ -94,14 +94,20 @@ class Geolocation:
         x, y = _value(self._x, cell), _value(self._y, cell)
         return self._outward.transform(x, y) if self._outward else (x, y)
 
-    def inverse(self, x: Floats, y: Floats, near: tuple[Floats, Floats] | None = None) -> tuple[Floats, Floats]:
-        """Return line and pixel of places on the ground, to ``CONVERGED_PX``, by Newton's method from ``near``, when known.
+    def inverse(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        """Return line and pixel of places on the map; as ``locate``."""
+        return self.locate(*self.to_plane(x, y))
+
+    def to_plane(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+        """Return the places in metres of the UTM zone in which positions are interpolated."""
+        return self._outward.transform(x, y, direction="INVERSE") if self._outward else (x, y)
+
+    def locate(self, x: Floats, y: Floats, near: tuple[Floats, Floats] | None = None) -> tuple[Floats, Floats]:
+        """Return line and pixel of places in the UTM zone, to ``CONVERGED_PX``, by Newton's method from ``near``, when known.
 
         Positions more than ``MARGIN_PX`` outside the control points are told as lying on that margin.
         Raises: SourceError: no position can be found, the control points contradict each other.
         """
-        if self._outward:
-            x, y = self._outward.transform(x, y, direction="INVERSE")
         shape, x, y = x.shape, x.ravel(), y.ravel()
         line, pixel = (part.ravel() for part in near) if near else (a + b * x + c * y for a, b, c in self._guess)
         line, pixel = np.clip(line, self._lines[0], self._lines[-1]), np.clip(pixel, self._pixels[0], self._pixels[-1])

@@ -1,12 +1,13 @@
-"""Rows of a radar image on a map grid, in bounded memory.
+"""Radar images on a map grid, piece by piece, in bounded memory.
 
-Backwards: for each pixel of the grid its position in the image is found, and the samples around it are weighed. Positions are
-solved on a lattice of 16 pixels; a block of 32 x 32 whose middles agree with straight lines between its corners takes these
-lines, any other (ground control points bend the map there) is solved pixel by pixel.
-A position is kept in 1/256 of a sample and all weights are integers, so equal inputs give equal bytes.
+Backwards: for each pixel of the grid its position in the image is found, and the samples around it are weighed. Images with the
+same control points (the polarisations of a product) share positions and weights. Positions are solved on a lattice of 16 pixels;
+a block of 32 x 32 whose middles agree with straight lines between its corners takes these lines. Any other (ground control points
+bend the map there) is cut into pieces of 8 x 8 that are looked at in the same way, and what still bends is solved pixel by pixel.
+A position is kept in whole 1/65536 of a sample and all weights are integers, so equal inputs give equal bytes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,17 +15,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zarrmill.core.geolocation import Geolocation
-from zarrmill.model import CalibrationTable, Warp
+from zarrmill.core.sampling import bilinear, calibrated, nearest, taps
+from zarrmill.model import Grid, RasterTask, Warp
 
 BLOCK_PX = 32
 """Edge of the blocks inside which positions are taken as linear."""
-TILE_PX = 512
-"""Width of the pieces that are resampled at a time: few enough to stay in cache."""
-LINEAR_PX = 0.02
-"""Largest distance of a block's middles from straight lines; where the map bends, the bend is at most twice as far off."""
-_ONE = 256
+PIECE_PX = 8
+"""Edge of the pieces that a block is cut into where the map bends."""
+TILE_PX = (128, 512)
+"""Rows and columns that are resampled at a time: few enough to stay in cache."""
+LINEAR_PX = 0.005
+"""Largest distance of a block's middles from straight lines; between them the map is at most twice as far off.
+
+That holds where control points lie further apart than a piece is wide; those of products lie a thousand samples apart."""
+ONE = 65536
+"""Positions per sample."""
+SPAN_PX = 2048
+"""Columns whose lattice is solved at a time."""
+EDGE_ROWS = 256
+"""Rows from one point of an outline to the next."""
+_ROUNDED_PX = 384
+"""By how much what is held of an image is larger than what is needed of it, along each side."""
+_NARROW_PX = 32_000
+"""Positions up to here fit into 32 bits."""
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int32]
+Ints = NDArray[np.integer]
+Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # Any: what is run, and what comes of it
+"""``map``, or that of a pool of threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,195 +57,251 @@ class Window:
 class Windows(Protocol):
     """An image that is read by window."""
 
-    def prepare(self, windows: Sequence[Window]) -> None:
-        """Be told what will be read before the next call of this."""
+    def begin(self, left: Floats, right: Floats) -> None:
+        """Be told where the next windows lie: mostly between two lines, each ``(points, 2)`` of line and pixel."""
         ...
 
-    def read(self, window: Window) -> NDArray[Any]:
+    def prepare(self, windows: Sequence[Window], run: Run) -> None:
+        """Be told what will be read before the next call of this; what can be done at one time may be ``run``."""
+        ...
+
+    def read(self, window: Window) -> NDArray[np.uint32]:
         """Return the samples of a window; 0 beyond the edges of the image."""
         ...
 
 
-class WarpedRows:
-    """Rows of an image on the grid of ``warp``, read in any order."""
-
-    def __init__(self, warp: Warp, shape: tuple[int, int], windows: Windows) -> None:
-        """Take the image's shape ``(lines, samples)`` and where its samples come from."""
-        self._warp, self._windows = warp, windows
-        self._height, self._width = shape
-        self._geolocation = Geolocation(warp.gcps, warp.grid.crs, warp.utm)
-
-    def read(self, plane: int, start: int, stop: int) -> NDArray[Any]:
-        """Return rows ``start`` to ``stop`` (of plane 0, there is one only), shape ``(stop - start, width)``.
-
-        uint16 DN, 0 without data; with a calibration table float32 backscatter, NaN without data.
-        """
-        stop = min(stop, self._warp.grid.shape[0])
-        first, last = start // BLOCK_PX, -(-stop // BLOCK_PX)
-        lattice = self._lattice(first, last)
-        tiles = [tile for tile in self._tiles(lattice) if self._touches(tile)]
-        self._windows.prepare([self._window(*tile.nodes) for tile in tiles])
-        width, table = self._warp.grid.shape[1], self._warp.calibration
-        out = np.zeros((stop - start, width), np.uint16) if table is None else np.full((stop - start, width), np.nan, np.float32)
-        inside = slice(start - first * BLOCK_PX, stop - first * BLOCK_PX)
-        for tile in tiles:
-            line, pixel = self._positions(tile, first)
-            columns = slice(tile.column, min(tile.column + line.shape[1], width))
-            out[:, columns] = self._resampled(line, pixel)[inside, : columns.stop - columns.start]
-        return out
-
-    def _lattice(self, first: int, last: int) -> tuple[Floats, Floats]:
-        """Return positions (1/256 px) at corners and middles of the blocks in block rows ``first`` to ``last``."""
-        half = BLOCK_PX // 2
-        rows = np.arange(first * BLOCK_PX, last * BLOCK_PX + 1, half)
-        columns = np.arange(0, -(-self._warp.grid.shape[1] // BLOCK_PX) * BLOCK_PX + 1, half)
-        return self._solve(*np.meshgrid(rows, columns, indexing="ij"))
-
-    def _solve(self, row: NDArray[Any], column: NDArray[Any], near: tuple[Floats, Floats] | None = None) -> tuple[Floats, Floats]:
-        """Return positions (1/256 px) of pixels of the grid; ``near`` are positions to start from."""
-        a, _, c, _, e, f = self._warp.grid.transform
-        start = (near[0] / _ONE, near[1] / _ONE) if near else None
-        line, pixel = self._geolocation.inverse(c + a * (column + 0.5), f + e * (row + 0.5), start)
-        return line * _ONE, pixel * _ONE
-
-    def _tiles(self, lattice: tuple[Floats, Floats]) -> "Iterator[_Tile]":
-        step = TILE_PX // BLOCK_PX * 2
-        for start in range(0, lattice[0].shape[1] - 1, step):
-            line, pixel = (part[:, start : start + step + 1] for part in lattice)
-            yield _Tile(start * BLOCK_PX // 2, (line, pixel))
-
-    def _touches(self, tile: "_Tile") -> bool:
-        return bool(_meets(tile.nodes[0], self._height) and _meets(tile.nodes[1], self._width))
-
-    def _window(self, line: NDArray[Any], pixel: NDArray[Any]) -> Window:
-        """Return the samples that positions (1/256 px) need, with their neighbours, at most one beyond the image's edges."""
-        top, left = (max(int(v.min()) // _ONE - 1, -1) for v in (line, pixel))
-        bottom, right = (min(int(v.max()) // _ONE + 3, n + 2) for v, n in ((line, self._height), (pixel, self._width)))
-        return Window(min(top, self._height), max(bottom, top + 2), min(left, self._width), max(right, left + 2))
-
-    def _positions(self, tile: "_Tile", first: int) -> tuple[Ints, Ints]:
-        """Return the position of each pixel of a tile in whole 1/256 px."""
-        line, pixel = (_linear(nodes) for nodes in tile.nodes)
-        bent = (_bend(tile.nodes[0]) | _bend(tile.nodes[1])) & self._blocks_inside(tile)
-        if bent.any():
-            at = np.repeat(np.repeat(bent, BLOCK_PX, axis=0), BLOCK_PX, axis=1)
-            row, column = np.nonzero(at)
-            near = (line[at], pixel[at])
-            line[at], pixel[at] = self._solve(row + first * BLOCK_PX, column + tile.column, near)
-        return self._whole(line, self._height), self._whole(pixel, self._width)
-
-    def _blocks_inside(self, tile: "_Tile") -> NDArray[np.bool_]:
-        """Return for each block whether it meets the image."""
-        inside = np.ones((tile.nodes[0].shape[0] // 2, tile.nodes[0].shape[1] // 2), np.bool_)
-        for nodes, size in zip(tile.nodes, (self._height, self._width), strict=True):
-            blocks = np.stack([nodes[i : nodes.shape[0] - 2 + i : 2, j : nodes.shape[1] - 2 + j : 2] for i, j in _NINE])
-            inside &= _meets(blocks, size, axis=0)
-        return inside
-
-    def _whole(self, position: Floats, size: int) -> Ints:
-        """Return positions as whole 1/256 px; those beyond an edge as lying one sample beyond it, where there is no data."""
-        np.rint(position, out=position)
-        np.clip(position, -_ONE, size * _ONE, out=position)
-        return position.astype(np.int32)
-
-    def _resampled(self, line: Ints, pixel: Ints) -> NDArray[Any]:
-        window = self._window(line, pixel)
-        samples = self._windows.read(window)
-        line_in, pixel_in = line - window.top * _ONE, pixel - window.left * _ONE
-        method = nearest if self._warp.resampling == "nearest" else bilinear
-        dn = method(samples, line_in, pixel_in)
-        if self._warp.calibration is None:
-            return dn
-        return calibrated(dn, self._warp.calibration, line / _ONE, pixel / _ONE)
-
-
 @dataclass(frozen=True, slots=True)
 class _Tile:
-    column: int
-    """First column on the grid."""
-    nodes: tuple[Floats, Floats]
-    """Line and pixel at corners (even) and middles (odd) of its blocks, in 1/256 px."""
+    """A piece of the grid that meets the image."""
+
+    rows: slice
+    """Rows of the grid."""
+    columns: slice
+    """Columns of the grid."""
+    window: Window
+    """The samples that it needs."""
+    corner: tuple[int, int]
+    """Row and column of the grid at which its first block begins."""
+    nodes: Floats
+    """Line and pixel at the corners of its blocks, shape ``(2, n, m)``."""
+    bent: NDArray[np.bool_]
+    """Which of its blocks bend."""
+    exact: Ints
+    """Line and pixel of every pixel of those, in 1/65536 samples, shape ``(2, blocks, 32, 32)``."""
 
 
-_NINE = [(i, j) for i in range(3) for j in range(3)]
+def image_groups(tasks: Iterable[RasterTask]) -> list[list[RasterTask]]:
+    """Return the tasks on images, those together that share shape, control points and grid."""
+    groups: list[list[RasterTask]] = []
+    for task in tasks:
+        if task.warp is not None:
+            same = [group for group in groups if _share_positions(group[0], task)]
+            if same:
+                same[0].append(task)
+            else:
+                groups.append([task])
+    return groups
 
 
-def _meets(nodes: Floats, size: int, axis: int | None = None) -> Any:  # np.bool_ or an array of it
-    """Return whether positions (1/256 px) reach into an image of ``size``, give or take what lies between them."""
-    slack = 4 * _ONE
-    return (nodes.max(axis=axis) > -slack) & (nodes.min(axis=axis) < size * _ONE + slack)
+def _share_positions(one: RasterTask, other: RasterTask) -> bool:
+    a, b = one.warp, other.warp
+    if a is None or b is None or one.source.shape != other.source.shape:
+        return False
+    points = ("lines", "pixels", "longitude", "latitude")
+    same = all(np.array_equal(getattr(a.gcps, name), getattr(b.gcps, name)) for name in points)
+    return same and (a.grid, a.utm, a.resampling) == (b.grid, b.utm, b.resampling)
 
 
-def _linear(nodes: Floats) -> Floats:
-    """Return the value at each pixel of the blocks whose corners are the even nodes, bilinear between the corners."""
-    corners = nodes[::2, ::2]
-    part = np.arange(BLOCK_PX) / BLOCK_PX
-    down = corners[:-1, None, :] + np.diff(corners, axis=0)[:, None, :] * part[:, None]
-    rows = down.reshape(-1, corners.shape[1])
-    across = rows[:, :-1, None] + (np.diff(rows, axis=1) / BLOCK_PX)[:, :, None] * np.arange(BLOCK_PX, dtype=np.float64)
-    return across.reshape(rows.shape[0], -1)
+def held_px(warp: Warp, shape: tuple[int, int], columns: slice, n_rows: int) -> int:
+    """Return about the most samples of an image that are held while a band of columns is made, ``n_rows`` at a time."""
+    image = _Map(warp, shape)
+    left, right = (image.edge(column) for column in (columns.start, columns.stop - 1))
+    along = np.abs(np.diff(left[:, 0])).max() * n_rows / EDGE_ROWS
+    n_lines = np.abs(left[:, 0] - right[:, 0]).max() + along + _ROUNDED_PX
+    sides = [np.interp(np.arange(shape[0]), *edge[np.argsort(edge[:, 0])].T) for edge in (left, right)]
+    n_pixels = np.abs(sides[0] - sides[1]).max() + _ROUNDED_PX
+    return int(min(n_lines, shape[0]) * min(n_pixels, shape[1]))
 
 
-def _bend(nodes: Floats) -> NDArray[np.bool_]:
-    """Return for each block whether the nodes at its middles lie off the lines between its corners."""
-    corners = nodes[::2, ::2]
-    top_mid = (corners[:, :-1] + corners[:, 1:]) / 2
-    left_mid = (corners[:-1] + corners[1:]) / 2
-    off = [np.abs(nodes[1::2, 1::2] - (top_mid[:-1] + top_mid[1:]) / 2)]
-    across, down = np.abs(nodes[::2, 1::2] - top_mid), np.abs(nodes[1::2, ::2] - left_mid)
-    off += [across[:-1], across[1:], down[:, :-1], down[:, 1:]]
-    bent: NDArray[np.bool_] = np.max(off, axis=0) > LINEAR_PX * _ONE
-    return bent
+class WarpedImages:
+    """Images on the grid that they share, read in stripes of rows, band of columns after band."""
+
+    def __init__(self, warps: Sequence[Warp], shape: tuple[int, int], windows: Sequence[Windows], run: Run = map) -> None:
+        """Take how each image comes onto the grid (only calibration may differ), its shape and where its samples come from."""
+        self._warps, self._windows, self._run = warps, windows, run
+        self._map = _Map(warps[0], shape)
+
+    def begin(self, columns: slice) -> None:
+        """Be told of the band of columns in which rows will be read next."""
+        edges = [self._map.edge(column) for column in (columns.start, columns.stop - 1)]
+        for windows in self._windows:
+            windows.begin(*edges)
+
+    def read(self, rows: slice, columns: slice) -> list[NDArray[Any]]:
+        """Return a part of the grid for each image, shape ``(rows, columns)``.
+
+        uint16 DN, 0 without data; with a calibration table float32 backscatter, NaN without data.
+        Raises: SourceError: as ``Geolocation.locate``, or a chunk of the image cannot be read.
+        """
+        first, last = columns.start // SPAN_PX, -(-columns.stop // SPAN_PX)
+        spans = [slice(max(i * SPAN_PX, columns.start), min((i + 1) * SPAN_PX, columns.stop)) for i in range(first, last)]
+        tiles = [tile for found in self._run(lambda span: list(self._map.tiles(rows, span)), spans) for tile in found]
+        for windows in self._windows:
+            windows.prepare([tile.window for tile in tiles], self._run)
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        out = [
+            np.zeros(shape, np.uint16) if warp.calibration is None else np.full(shape, np.nan, np.float32) for warp in self._warps
+        ]
+
+        def fill(tile: _Tile) -> None:
+            y, x = tile.rows.start - rows.start, tile.columns.start - columns.start
+            for target, pixels in zip(out, self._pixels(tile), strict=True):
+                target[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+
+        list(self._run(fill, tiles))
+        return out
+
+    def _pixels(self, tile: _Tile) -> Iterator[NDArray[Any]]:
+        """Yield the pixels of a tile for each image."""
+        line, pixel = self._map.positions(tile)
+        weighed = self._warps[0].resampling == "bilinear"
+        at = taps(line, pixel, tile.window.right - tile.window.left, weighed=weighed)
+        for warp, windows in zip(self._warps, self._windows, strict=True):
+            samples = windows.read(tile.window)
+            dn = bilinear(samples, at) if weighed else nearest(samples, at)
+            if warp.calibration is None:
+                yield dn
+            else:
+                yield calibrated(dn, warp.calibration, line / ONE + tile.window.top, pixel / ONE + tile.window.left)
 
 
-def bilinear(samples: NDArray[np.uint16], line: Ints, pixel: Ints) -> NDArray[np.uint16]:
-    """Return the mean of the four samples around each position, weighed by nearness; a sample of DN 0 has no weight.
+class _Map:
+    """Where the pixels of a grid lie in an image."""
 
-    Args: samples: window of DN; line, pixel: positions in it in 1/256 px; each has both its neighbours in the window.
-    Returns: DN, halves up; 0 where samples with data have less than half of the weight, so the data neither grow nor shrink.
-    """
-    width = samples.shape[1]
-    index = (line >> 8).astype(np.intp) * width + (pixel >> 8)
-    down, right = (line & 255).astype(np.uint32), (pixel & 255).astype(np.uint32)
-    flat = samples.ravel()
-    corners = [flat.take(index + offset, mode="clip") for offset in (0, 1, width, width + 1)]
-    both = down * right
-    weights = [65536 - (down << 8) - (right << 8) + both, (right << 8) - both, (down << 8) - both, both]
-    total = corners[0] * weights[0]
-    for corner, weight in zip(corners[1:], weights[1:], strict=True):
-        total += corner * weight
-    if samples.all():
-        total += 32768
-        total >>= 16
-        complete: NDArray[np.uint16] = total.astype(np.uint16)
-        return complete
-    share = np.zeros(total.shape, np.uint32)
-    for corner, weight in zip(corners, weights, strict=True):
-        share += weight * (corner != 0)
-    known = share >= 32768
-    total = (total.astype(np.uint64) + (share >> 1)) // np.maximum(share, 1)  # the sum can reach 2**32 - 65536
-    found: NDArray[np.uint16] = np.where(known, total, 0).astype(np.uint16)
-    return found
+    def __init__(self, warp: Warp, shape: tuple[int, int]) -> None:
+        self._size = shape
+        self._grid: Grid = warp.grid
+        self._geolocation = Geolocation(warp.gcps, warp.grid.crs, warp.utm)
+
+    def edge(self, column: int) -> Floats:
+        """Return line and pixel of points along a column, shape ``(points, 2)``."""
+        rows = np.append(np.arange(0, self._grid.shape[0], EDGE_ROWS), self._grid.shape[0])
+        return self._lattice(rows, np.array([column]))[:2, :, 0].T
+
+    def tiles(self, rows: slice, columns: slice) -> Iterator[_Tile]:
+        """Yield the tiles of a part of the grid that meet the image."""
+        top, left = (s.start // BLOCK_PX * BLOCK_PX for s in (rows, columns))
+        bottom, right = (-(-s.stop // BLOCK_PX) * BLOCK_PX for s in (rows, columns))
+        half, (height, width) = BLOCK_PX // 2, TILE_PX
+        lattice = self._lattice(np.arange(top, bottom + 1, half), np.arange(left, right + 1, half))
+        bend = _bend(lattice[:2])
+        bent = (bend.max(axis=0) > LINEAR_PX) & self._meets(lattice[:2], bend)
+        exact, number = self._straighten(lattice, bent), np.cumsum(bent).reshape(bent.shape) - 1
+        for y in range(top, bottom, height):
+            for x in range(left, right, width):
+                blocks = (slice((y - top) // BLOCK_PX, (y - top + height) // BLOCK_PX),
+                          slice((x - left) // BLOCK_PX, (x - left + width) // BLOCK_PX))  # fmt: skip
+                nodes = lattice[:2, 2 * blocks[0].start : 2 * blocks[0].stop + 1, 2 * blocks[1].start : 2 * blocks[1].stop + 1]
+                window = self._window(nodes, float(bend[:, *blocks].max()))
+                if window is not None:
+                    own = (slice(max(y, rows.start), min(y + height, rows.stop)),
+                           slice(max(x, columns.start), min(x + width, columns.stop)))  # fmt: skip
+                    chosen = bent[blocks]
+                    yield _Tile(*own, window, (y, x), nodes[:, ::2, ::2], chosen, exact[:, number[blocks][chosen]])
+
+    def positions(self, tile: _Tile) -> tuple[Ints, Ints]:
+        """Return line and pixel of each pixel of a tile in 1/65536 samples, counted from its window's first sample.
+
+        What lies outside the window lies outside the image and is told as lying on the window's edge, where there is no data.
+        """
+        window = tile.window
+        origin = np.array([window.top, window.left])[:, None, None]
+        nodes = tile.nodes - origin
+        found = _spread(nodes, BLOCK_PX, np.dtype(np.int32 if np.abs(nodes).max() < _NARROW_PX else np.int64))
+        if tile.exact.size:
+            n_rows, n_columns = tile.bent.shape
+            blocks = found.reshape(2, n_rows, BLOCK_PX, n_columns, BLOCK_PX).swapaxes(2, 3)
+            blocks[:, tile.bent] = tile.exact - origin[..., None] * ONE
+        y, x = (s.start - c for s, c in zip((tile.rows, tile.columns), tile.corner, strict=True))
+        found = found[:, y : y + tile.rows.stop - tile.rows.start, x : x + tile.columns.stop - tile.columns.start]
+        for positions, size in zip(found, (window.bottom - window.top, window.right - window.left), strict=True):
+            if positions.min() < 0 or positions.max() > (size - 2) * ONE:
+                np.clip(positions, 0, (size - 2) * ONE, out=positions)
+        return found[0], found[1]
+
+    def _lattice(self, row: NDArray[np.integer], column: NDArray[np.integer]) -> Floats:
+        """Return line, pixel, and x and y in the UTM zone, of the pixels of some rows and columns.
+
+        Line and pixel are whole 1/65536, so all that is interpolated between them is exact: it does not depend on the tile.
+        """
+        a, _, c, _, e, f = self._grid.transform
+        x, y = self._geolocation.to_plane(*np.meshgrid(c + a * (column + 0.5), f + e * (row + 0.5)))
+        return np.stack([*(np.rint(part * ONE) / ONE for part in self._geolocation.locate(x, y)), x, y])
+
+    def _window(self, nodes: Floats, bend: float) -> Window | None:
+        """Return the samples that a tile needs, with their neighbours, at most one beyond the edges; None when there are none.
+
+        Between nodes positions may reach further out than on them, by as much as the map bends.
+        """
+        edges: list[int] = []
+        for positions, size in zip(nodes, self._size, strict=True):
+            low, high = float(positions.min()) - 1 - 2 * bend, float(positions.max()) + 1 + 2 * bend
+            if high < -1 or low > size:
+                return None
+            edges += [max(int(np.floor(low)), -1), min(int(np.floor(high)), size) + 2]
+        return Window(*edges)
+
+    def _meets(self, nodes: Floats, bend: Floats) -> NDArray[np.bool_]:
+        """Return for each block whether it comes near the image."""
+        n, m = (size // 2 * 2 - 1 for size in nodes.shape[1:])
+        blocks = np.stack([nodes[:, i : n + i : 2, j : m + j : 2] for i in range(3) for j in range(3)])
+        slack, size = 4 + 2 * bend, np.array(self._size)[:, None, None]
+        near: NDArray[np.bool_] = ((blocks.max(axis=0) > -slack) & (blocks.min(axis=0) < size + slack)).all(axis=0)
+        return near
+
+    def _straighten(self, lattice: Floats, bent: NDArray[np.bool_]) -> Ints:
+        """Return line and pixel of every pixel of the blocks that bend, in 1/65536 samples, shape ``(2, blocks, 32, 32)``."""
+        i, j = np.nonzero(bent)
+        corners = lattice[:, ::2, ::2]
+        quads = np.stack([corners[:, i, j], corners[:, i, j + 1], corners[:, i + 1, j], corners[:, i + 1, j + 1]], axis=-1)
+        quads = quads.reshape(4, i.size, 2, 2)
+        line, pixel, x, y = _between(quads, BLOCK_PX * 2 // PIECE_PX + 1)
+        nodes = np.rint(np.stack(self._geolocation.locate(x, y, (line, pixel))) * ONE) / ONE
+        exact = _spread(nodes[..., ::2, ::2], PIECE_PX, np.dtype(np.int64))
+        still = _bend(nodes).max(axis=0) > LINEAR_PX
+        at = np.repeat(np.repeat(still, PIECE_PX, axis=1), PIECE_PX, axis=2)
+        x, y = (plane[..., :-1, :-1][at] for plane in _between(quads[2:], BLOCK_PX + 1))
+        line, pixel = exact[:, at] / ONE
+        exact[:, at] = np.rint(np.stack(self._geolocation.locate(x, y, (line, pixel))) * ONE)
+        return exact
 
 
-def nearest(samples: NDArray[np.uint16], line: Ints, pixel: Ints) -> NDArray[np.uint16]:
-    """Return the sample nearest to each position; arguments as of ``bilinear``."""
-    index = ((line + 128) >> 8).astype(np.intp) * samples.shape[1] + ((pixel + 128) >> 8)
-    found: NDArray[np.uint16] = samples.ravel().take(index, mode="clip")
-    return found
+def _between(quads: Floats, n: int) -> Floats:
+    """Return ``n`` x ``n`` values on and between the corners ``(..., 2, 2)`` of blocks, bilinear."""
+    part = np.arange(n) / (n - 1)
+    down = quads[..., :1, :] * (1 - part)[:, None] + quads[..., 1:, :] * part[:, None]
+    across: Floats = down[..., :1] * (1 - part) + down[..., 1:] * part
+    return across
 
 
-def calibrated(dn: NDArray[np.uint16], table: CalibrationTable, line: Floats, pixel: Floats) -> NDArray[np.float32]:
-    """Return backscatter DN**2 / LUT**2 in linear power, NaN where DN is 0.
+def _spread(corners: Floats, step: int, dtype: np.dtype[Any]) -> Ints:
+    """Return the value at each pixel of blocks of ``step`` pixels between ``corners`` ``(..., n, m)``, bilinear, in 1/65536."""
+    part = (np.arange(step) / step)[:, None]
+    down = corners[..., :-1, None, :] * (1 - part) + corners[..., 1:, None, :] * part
+    *lead, n, m = corners.shape
+    rows = down.reshape(*lead, (n - 1) * step, m) * ONE
+    start = np.rint(rows[..., :-1]).astype(dtype)[..., None]
+    slope = np.rint(np.diff(rows, axis=-1) / step).astype(dtype)[..., None]
+    values: Ints = (start + slope * np.arange(step, dtype=dtype)).reshape(*lead, (n - 1) * step, (m - 1) * step)
+    return values
 
-    Source: Sentinel-1 Level 1 Detailed Algorithm Definition, radiometric calibration; the table is bilinear in line and pixel.
-    """
-    row = np.interp(line, table.lines, np.arange(table.lines.size))
-    column = np.interp(pixel, table.pixels, np.arange(table.pixels.size))
-    i = np.minimum(row.astype(np.intp), table.lines.size - 2)
-    j = np.minimum(column.astype(np.intp), table.pixels.size - 2)
-    t, u, values = row - i, column - j, table.values
-    above = values[i, j] * (1 - u) + values[i, j + 1] * u
-    below = values[i + 1, j] * (1 - u) + values[i + 1, j + 1] * u
-    power = (dn / (above * (1 - t) + below * t)) ** 2
-    return np.where(dn == 0, np.nan, power).astype(np.float32)
+
+def _bend(nodes: Floats) -> Floats:
+    """Return for each block how far the nodes at its middles lie off the lines between its corners."""
+    corners = nodes[..., ::2, ::2]
+    top_mid = (corners[..., :-1] + corners[..., 1:]) / 2
+    left_mid = (corners[..., :-1, :] + corners[..., 1:, :]) / 2
+    centre = np.abs(nodes[..., 1::2, 1::2] - (top_mid[..., :-1, :] + top_mid[..., 1:, :]) / 2)
+    across, down = np.abs(nodes[..., ::2, 1::2] - top_mid), np.abs(nodes[..., 1::2, ::2] - left_mid)
+    off: Floats = np.stack([centre, across[..., :-1, :], across[..., 1:, :], down[..., :-1], down[..., 1:]]).max(axis=0)
+    return off

@@ -90,13 +90,14 @@ def synthetic_scene(spec: GrdSpec) -> GrdScene:
         amplitude = mean * np.sqrt(field * rng.gamma(4.4, 1 / 4.4, spec.shape))
         values = np.where(targets, 65535, np.clip(np.rint(amplitude), 1, 65535))
         dn[name] = np.where(border, 0, values).astype(np.uint16)
-    return GrdScene(dn, *_control_points(spec, rng))
+    return GrdScene(dn, *control_points(spec))
 
 
-def _control_points(spec: GrdSpec, rng: np.random.Generator) -> tuple[NDArray[np.float64], ...]:
+def control_points(spec: GrdSpec) -> tuple[NDArray[np.float64], ...]:
     """Lines, pixels, longitude, latitude and height of the control points of a straight, turned flight over rough terrain."""
     from pyproj import Transformer
 
+    rng = np.random.default_rng([spec.seed, 1])
     lines = np.unique(np.rint(np.linspace(0, spec.shape[0] - 1, GCP_SHAPE[0])))
     pixels = np.unique(np.rint(np.linspace(0, spec.shape[1] - 1, GCP_SHAPE[1])))
     height = rng.uniform(0, spec.relief_m, (lines.size, pixels.size)) * min(1.0, spec.shape[1] * spec.spacing_m / 250_000)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numcodecs
@@ -28,17 +30,17 @@ from zarrmill.core.grid import centres, grid_from_centres
 from zarrmill.core.layout import GRD_TYPES, level_groups, source_crs, source_layout, store_plan
 from zarrmill.core.layout_s1 import grd_plan, needed_arrays
 from zarrmill.core.resample import coarser_levels
-from zarrmill.core.warp import WarpedRows
+from zarrmill.core.warp import Run, WarpedImages, image_groups
 from zarrmill.errors import SourceError, StoreError, ZarrmillError
 from zarrmill.io.arrays import PlaneWriter, SmallObjects, array_document, group_document
 from zarrmill.io.measure import Meter
 from zarrmill.io.objects import Objects, local_path
 from zarrmill.io.process import pin_threads
 from zarrmill.io.record import dumps
-from zarrmill.io.source import Rows, open_rows, read_metadata, read_tree, read_whole
+from zarrmill.io.source import open_rows, read_metadata, read_tree, read_whole
 from zarrmill.io.store import StoreWriter, Writer, tree_digest
 from zarrmill.io.store_bucket import BucketWriter
-from zarrmill.io.windows import BandedArray
+from zarrmill.io.windows import WindowedArray
 from zarrmill.io.written import Entry, Written
 from zarrmill.model import ConvertReceipt, Finding, Grid, Product, RasterTask, Severity, SourceTree, StorePlan
 
@@ -191,8 +193,9 @@ class _Conversion:
 
     def _write_pixels(self) -> list[Written]:
         """Write every raster, largest first, one worker a raster; the first failure stops the others."""
+        written = [item for tasks in image_groups(self._plan.rasters) for item in self._images(tasks)]
         with ThreadPoolExecutor(self._workers) as pool:
-            futures = [pool.submit(self._raster, task) for task in self._plan.rasters]
+            futures = [pool.submit(self._raster, task) for task in self._plan.rasters if task.warp is None]
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             if any(future.exception() for future in done):
                 self._stop.set()
@@ -201,7 +204,7 @@ class _Conversion:
         for failure in sorted(failures, key=lambda error: isinstance(error, _StoppedError)):
             if failure is not None:
                 raise failure
-        return [item for future in futures for item in future.result()]
+        return written + [item for future in futures for item in future.result()]
 
     def _raster(self, task: RasterTask) -> list[Written]:
         return [item for plane in range(math.prod(task.source.shape[:-2])) for item in self._plane(task, plane)]
@@ -217,18 +220,49 @@ class _Conversion:
                 sink.release()
         return [item for sink in sinks for item in sink.written]
 
+    def _images(self, tasks: Sequence[RasterTask]) -> list[Written]:
+        """Write images that share their geometry together; all workers work on one stripe at a time."""
+        outputs = [
+            (factor, PlaneWriter(self._writer, plan, (), self._finished)) for task in tasks for factor, plan in task.outputs
+        ]
+        try:
+            with ThreadPoolExecutor(self._workers) as pool:
+                self._stripes(tasks, outputs, pool.map if self._workers > 1 else map)
+        finally:
+            for _, sink in outputs:
+                sink.release()
+        return [item for _, sink in outputs for item in sink.written]
+
+    def _stripes(self, tasks: Sequence[RasterTask], outputs: Sequence[tuple[int, PlaneWriter]], run: Run) -> None:
+        """Stream the map grid of some images, band by band, into their arrays and levels, from the first row that is needed."""
+        warps, (height, width) = [task.warp for task in tasks if task.warp], tasks[0].source.shape
+        arrays = [WindowedArray(self._objects, self._tree, task.source, partial(self._missing, task)) for task in tasks]
+        images, n_bytes = WarpedImages(warps, (height, width), arrays, run), sum(task.n_bytes for task in tasks)
+        (rows, columns), step = warps[0].grid.shape, stripe_rows(tasks[0])
+        for left, right in column_bands(tasks[0]):
+            begin, share = _begin(outputs, (left, right), rows, step), n_bytes * right // columns - n_bytes * left // columns
+            self._advance(share * begin // rows)
+            if begin < rows:
+                images.begin(slice(left, right))
+            for top in range(begin, rows, step):
+                bottom = min(top + step, rows)
+                stripes = images.read(slice(top, bottom), slice(left, right))
+                parts = chain.from_iterable(run(lambda pair: _outputs(*pair), zip(stripes, tasks, strict=True)))
+                puts = [(sink, part, top // f, left // f) for (f, sink), part in zip(outputs, parts, strict=True)]
+                list(run(lambda put: put[0].put(*put[1:]), puts))
+                self._advance(share * bottom // rows - share * top // rows)
+
     def _band(self, task: RasterTask, plane: int, band: tuple[int, int], sinks: Sequence[PlaneWriter]) -> None:
         """Stream the rows of one band of columns into the array and its levels, from the first that is needed."""
-        height, width = task.warp.grid.shape if task.warp else task.source.shape[-2:]
+        height, width = task.source.shape[-2:]
         share = task.n_bytes // math.prod(task.source.shape[:-2]) * (band[1] - band[0]) // width
         outputs = [(factor, sink) for (factor, _), sink in zip(task.outputs, sinks, strict=True)]
-        needed = min(factor * sink.needed(band[0] // factor, band[1] // factor) for factor, sink in outputs)
         step = stripe_rows(task)
-        begin = height if needed >= height else needed // step * step  # the same stripes as without a break
+        begin = _begin(outputs, band, height, step)
         self._advance(share * begin // height)
         if begin == height:
             return
-        rows = self._rows(task, band)
+        rows = open_rows(self._objects, self._tree, task.source, partial(self._missing, task), band)
         for start in range(begin, height, step):
             if self._stop.is_set():
                 raise _StoppedError
@@ -236,12 +270,6 @@ class _Conversion:
             for (factor, sink), part in zip(outputs, _outputs(stripe, task), strict=True):
                 sink.put(part, start // factor, band[0] // factor)
             self._advance(share * min(start + step, height) // height - share * start // height)
-
-    def _rows(self, task: RasterTask, band: tuple[int, int]) -> Rows:
-        if task.warp is None:
-            return open_rows(self._objects, self._tree, task.source, lambda key: self._missing(task, key), band)
-        source = BandedArray(self._objects, self._tree, task.source, lambda key: self._missing(task, key))
-        return WarpedRows(task.warp, (task.source.shape[0], task.source.shape[1]), source)
 
     def _missing(self, task: RasterTask, key: str) -> None:
         if task.mandatory:
@@ -302,6 +330,12 @@ class _Conversion:
 
 class _StoppedError(Exception):
     """Another worker failed; this one gave up."""
+
+
+def _begin(outputs: Sequence[tuple[int, PlaneWriter]], band: tuple[int, int], height: int, step: int) -> int:
+    """Return the first row of a band that some output needs, at the start of a stripe: the same stripes as without a break."""
+    needed = min(factor * sink.needed(band[0] // factor, band[1] // factor) for factor, sink in outputs)
+    return height if needed >= height else needed // step * step
 
 
 def _outputs(stripe: NDArray[Any], task: RasterTask) -> list[NDArray[Any]]:
