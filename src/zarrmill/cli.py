@@ -121,17 +121,56 @@ def report(config: ConfigOption = DEFAULT_CONFIG) -> int:
 
 @app.command()
 @_exits
-def status(config: ConfigOption = DEFAULT_CONFIG) -> int:
-    """Print one line about a run from its state alone: done, failed, running, rate and end time."""
-    from zarrmill.io.manifest import read_manifest
-    from zarrmill.io.progress import collect_progress, format_line
+def status(
+    run: Annotated[str | None, typer.Argument(help="Name of the run; by default that of the configuration.")] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON line.")] = False,
+) -> int:
+    """Tell where a run stands from its state alone, also while it runs. The exit code is 4 when something failed, else 0."""
+    from json import dumps
 
-    state = State.of(_settings(config))
-    if not state.manifest.exists():
-        raise ConfigError(f"{state.manifest} is not there yet; run `zarrmill plan` first", kind="manifest")
-    snapshot = collect_progress(state, read_manifest(state.manifest))
-    print(format_line(snapshot, datetime.now(UTC)))
+    from zarrmill.io.manifest import read_manifest
+    from zarrmill.io.progress import collect_progress, format_line, progress_json
+    from zarrmill.runs.failures import record_killed
+
+    settings = _settings(config, run)
+    state = State.of(settings)
+    products = read_manifest(state.manifest)
+    record_killed(state, products, settings.run)
+    snapshot, now = collect_progress(state, products), datetime.now(UTC)
+    print(dumps({"run": settings.run, **progress_json(snapshot, now)}) if json else format_line(snapshot, now))
     return EXIT_FAILED if snapshot.n_failed else EXIT_OK
+
+
+@app.command()
+@_exits
+def failures(
+    run: Annotated[str | None, typer.Argument(help="Name of the run; by default that of the configuration.")] = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+    failure_class: Annotated[str, typer.Option("--class", help="Only failures of this class.")] = "",
+    since: Annotated[str | None, typer.Option(help="Only failures since then: 7d, 12h, 30m or a date.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Group the products that failed and did not succeed since; say what to do. The exit code is 4 when there are any."""
+    from zarrmill.core.story import replay
+    from zarrmill.io.record import dumps
+    from zarrmill.runs.failures import advice, failures_json, find_failures, group, parse_since
+
+    settings = _settings(config, run)
+    moment = parse_since(since, datetime.now(UTC)) if since else None
+    groups = group(settings, find_failures(settings, failure_class=failure_class, since=moment))
+    if json:
+        print(dumps(failures_json(settings, groups)), end="")
+        return EXIT_FAILED if groups else EXIT_OK
+    for one in groups:
+        print(f"{one.failure_class}: {one.n} ({', '.join(f'{n} in {stage}' for stage, n in one.stages.items())})")
+        for variant in one.variants:
+            print(f"  {variant.n} × {variant.code}: {variant.line}\n      {variant.example}\n      {advice(variant.code)}")
+        print(f"  log of {one.example}: {one.log}")
+        print(f"  again: {replay('snakemake --profile profiles/local', one.targets)}\n")
+    if not groups:
+        print("no product failed")
+    return EXIT_FAILED if groups else EXIT_OK
 
 
 @app.command()
@@ -226,8 +265,8 @@ def _print_report(report: ValidationReport) -> None:
     console.print(Text(f"{report.verdict}  score {report.score:g}  {report.n_checks} checks  {compared}  {report.store}"))
 
 
-def _settings(path: Path) -> Settings:
-    settings = load_settings(path)
+def _settings(path: Path, run: str | None = None) -> Settings:
+    settings = load_settings(path, {"run": run} if run else None)
     bucket.use(settings.s3)
     return settings
 

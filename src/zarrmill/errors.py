@@ -112,6 +112,7 @@ class CapacityError(ZarrmillError):
     prefix = "ZM-CAP"
     kinds: ClassVar[dict[str, str]] = {
         "memory": "The product needs more memory than the recipe allows. Raise `memory_mb` or lower `threads`.",
+        "killed": "The job was killed: out of memory, evicted, or by hand. Look at its machine; raise `memory_mb`, run again.",
         "disk": "The target has no space left. Free some, then run again: finished shards are kept.",
     }
 

@@ -218,6 +218,7 @@ def test_json_for_machines_is_golden() -> None:
         "total": 1000,
         "ok": 612,
         "failed": {"source-missing": 3, "capacity": 1},
+        "missing": 377,
         "stages": {"convert": 640, "validate": 620, "stac": 612},
         "products_per_hour": 41.0,
         "eta": "2025-06-01T21:21:57+00:00",

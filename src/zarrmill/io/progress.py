@@ -25,6 +25,8 @@ from zarrmill.model import Product
 SCHEMA = "zarrmill/progress/1"
 STALE_S = 60.0
 """Age in seconds at which a heartbeat no longer counts as running."""
+SILENT_S = 900.0
+"""Age in seconds at which a heartbeat of another machine is taken for that of a killed job."""
 EVERY_S = 1.0
 """Shortest time in seconds between two writes of one heartbeat."""
 WINDOW_S = 3600.0
@@ -63,6 +65,12 @@ class Heartbeat:
         if now - self.updated > STALE_S:
             return False
         return self.host != socket.gethostname() or _process_exists(self.pid)
+
+    def dead(self, now: float) -> bool:
+        """Return whether the job is certainly over: its process is gone, or, where that cannot be seen, long silent."""
+        if self.host == socket.gethostname():
+            return not _process_exists(self.pid)
+        return now - self.updated > SILENT_S
 
 
 class ProgressFile:
@@ -114,10 +122,14 @@ def read_heartbeats(state: State, now: float, listing: Listing | None = None) ->
 
     Raises: UnknownStateError: the state cannot be listed.
     """
+    return tuple(beat for beat in read_all_heartbeats(state, listing or Listing(state.root)) if beat.alive(now))
+
+
+def read_all_heartbeats(state: State, listing: Listing) -> tuple[Heartbeat, ...]:
+    """Return every heartbeat that can be read, those of killed jobs too, oldest first. Raises: as ``read_heartbeats``."""
     folder = state.root / "progress"
-    read = (_read_heartbeat(folder / name) for name in (listing or Listing(state.root)).files(folder))
-    beats = (beat for beat in read if beat is not None and beat.alive(now))
-    return tuple(sorted(beats, key=lambda beat: (beat.started, beat.product)))
+    read = (_read_heartbeat(folder / name) for name in listing.files(folder))
+    return tuple(sorted((beat for beat in read if beat is not None), key=lambda beat: (beat.started, beat.product)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +154,11 @@ class ProgressSnapshot:
     def n_failed(self) -> int:
         """Products that failed."""
         return sum(self.failed.values())
+
+    @property
+    def n_missing(self) -> int:
+        """Products that are neither ok nor failed nor running."""
+        return max(0, self.total - self.ok - self.n_failed - len({beat.product for beat in self.running}))
 
 
 def collect_progress(state: State, products: Sequence[Product], since: float | None = None) -> ProgressSnapshot:
@@ -228,6 +245,7 @@ def progress_json(snapshot: ProgressSnapshot, now: datetime) -> dict[str, object
         "total": snapshot.total,
         "ok": snapshot.ok,
         "failed": dict(snapshot.failed),
+        "missing": snapshot.n_missing,
         "stages": dict(snapshot.stages),
         "running": [
             {"product": beat.product, "stage": beat.stage, "bytes_done": beat.done, "bytes_total": beat.total}

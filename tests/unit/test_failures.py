@@ -1,0 +1,148 @@
+"""``failures`` and ``status``: what stands between a run and its end."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from fake_run import FAILURES, FakeRun, fake_run, write_failure, write_ok
+from typer.testing import CliRunner
+
+from zarrmill.cli import app
+from zarrmill.errors import EXIT_FAILED, EXIT_OK, ConfigError
+from zarrmill.io.progress import SILENT_S, ProgressFile, collect_progress
+from zarrmill.io.record import read_record
+from zarrmill.io.state import Failures
+from zarrmill.model import FailureRecord
+from zarrmill.runs.failures import find_failures, group, parse_since, record_killed
+
+NOW = datetime(2025, 6, 8, 12, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRun:
+    """Ten products, of which eight failed, two of each class."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").mkdir(exist_ok=True)
+    made = fake_run(Path("."), 10, n_failed=8, thumbnails=False)
+    text = {"run": "demo", "source": {"catalogue": "items.json"}, "recipes": list(made.settings.recipes)}
+    Path("config/config.yaml").write_text(json.dumps(text))
+    return made
+
+
+def told(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(arguments))
+    return result.exit_code, result.output
+
+
+def test_failures_of_four_classes_are_four_groups(run: FakeRun) -> None:
+    code, output = told("failures", "--json")
+    answer = json.loads(output)
+    assert code == EXIT_FAILED
+    assert answer["n"] == 8
+    assert {one["failure_class"]: one["n"] for one in answer["groups"]} == {kind[0]: 2 for kind in FAILURES}
+    memory = next(one for one in answer["groups"] if one["failure_class"] == "capacity")
+    assert "Raise `memory_mb`" in memory["advice"]["ZM-CAP-MEMORY"]
+    assert all(target.startswith("results/demo/") and target.endswith(".json") for target in memory["targets"])
+
+
+def test_people_read_example_log_advice_and_command(run: FakeRun) -> None:
+    code, output = told("failures", "--class", "source-timeout")
+    assert code == EXIT_FAILED
+    assert output.startswith("source-timeout: 2 (2 in convert)\n  2 × ZM-SRC-TIMEOUT: ")
+    assert "It is tried again; then replay." in output
+    assert "again: snakemake --profile profiles/local results/demo/" in output
+    assert "capacity" not in output
+
+
+def test_a_success_and_an_older_failure_are_left_out(run: FakeRun) -> None:
+    failed = run.with_outcome("failed")
+    write_ok(run.state, failed[0], 2, thumbnail=False)
+    assert failed[0] not in [record.product for record in find_failures(run.settings)]
+    assert len(find_failures(run.settings)) == 7
+    assert find_failures(run.settings, since=parse_since("6d", NOW)) == ()
+    assert len(find_failures(run.settings, since=parse_since("7d", NOW))) == 7
+
+
+def test_a_run_without_failures_ends_with_0(run: FakeRun) -> None:
+    assert told("failures", "--class", "catalog") == (EXIT_OK, "no product failed\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("7d", "2025-06-01T12:00:00+00:00"), ("12h", "2025-06-08T00:00:00+00:00"), ("2025-01-31", "2025-01-31T00:00:00+00:00")],
+)
+def test_since_is_an_age_or_a_date(text: str, expected: str) -> None:
+    assert parse_since(text, NOW).isoformat() == expected
+
+
+def test_since_in_other_words_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'a week' is not like 7d"):
+        parse_since("a week", NOW)
+
+
+def killed_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    process.kill()
+    process.wait()
+    return process.pid
+
+
+def write_beat(run: FakeRun, pid: int, host: str, age_s: float) -> None:
+    tick = ProgressFile(run.state.progress(run.products[-1]), "convert", run.products[-1].name)
+    tick.write()
+    body = json.loads(tick.place.read_text())
+    moment = time.time() - age_s
+    tick.place.write_text(json.dumps({**body, "pid": pid, "host": host, "started": moment - 1, "updated": moment}))
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> FakeRun:
+    """Two products, one of which has not begun."""
+    return fake_run(tmp_path, 2, n_waiting=1, thumbnails=False)
+
+
+def test_a_killed_job_gets_its_failure_record_once(waiting: FakeRun) -> None:
+    write_beat(waiting, killed_process(), socket.gethostname(), 1)
+    assert [record_killed(waiting.state, waiting.products, "demo") for _ in range(3)] == [1, 0, 0]
+    (failure,) = Failures(waiting.state).of(waiting.products[-1])
+    record = read_record(FailureRecord, failure.place)
+    assert (record.failure_class, record.code, record.stage) == ("capacity", "ZM-CAP-KILLED", "convert")
+    assert collect_progress(waiting.state, waiting.products).failed == {"capacity": 1}
+    assert group(waiting.settings, [record])[0].variants[0].n == 1
+
+
+@pytest.mark.parametrize(("age_s", "n"), [(SILENT_S / 2, 0), (SILENT_S + 10, 1)])
+def test_a_job_of_another_machine_counts_as_killed_only_after_long_silence(waiting: FakeRun, age_s: float, n: int) -> None:
+    write_beat(waiting, 1, "pod-17", age_s)
+    assert record_killed(waiting.state, waiting.products, "demo") == n
+
+
+def test_a_living_process_is_never_taken_for_killed(waiting: FakeRun) -> None:
+    write_beat(waiting, os.getpid(), socket.gethostname(), SILENT_S * 2)
+    assert record_killed(waiting.state, waiting.products, "demo") == 0
+
+
+def test_a_failure_that_the_job_wrote_itself_is_not_told_twice(waiting: FakeRun) -> None:
+    write_beat(waiting, killed_process(), socket.gethostname(), 1)
+    write_failure(waiting.state, waiting.products[-1], 1, FAILURES[1])
+    assert record_killed(waiting.state, waiting.products, "demo") == 0
+
+
+def test_status_counts_and_names_the_run(run: FakeRun) -> None:
+    code, output = told("status", "demo", "--json")
+    answer = json.loads(output)
+    assert code == EXIT_FAILED
+    assert (answer["run"], answer["total"], answer["ok"], answer["missing"]) == ("demo", 10, 2, 0)
+    assert sum(answer["failed"].values()) == 8
+
+
+def test_status_of_a_run_that_was_not_planned_says_so(run: FakeRun) -> None:
+    result = CliRunner().invoke(app, ["status", "other"])
+    assert isinstance(result.exception, ConfigError)
+    assert "results/other/manifest.csv: no such manifest" in str(result.exception)
