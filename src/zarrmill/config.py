@@ -72,8 +72,9 @@ class Pixels(_Model):
     """Compression."""
     quicklook: bool = False
     """Convert the quick-look groups too."""
-    zarr3_source: Literal["relayout", "refuse"] = "relayout"
-    """What to do with a source that is Zarr v3 already: lay it out anew by this recipe, or refuse it."""
+    zarr3_source: Literal["relayout", "complete", "refuse"] = "relayout"
+    """What to do with a source that is Zarr v3 already: lay it out anew by this recipe; complete it, which keeps its chunks and
+    shards byte for byte and adds what is missing (optical products only); or refuse it."""
     mandatory: tuple[str, ...] = ("measurements/reflectance/*/*",)
     """Source arrays (shell patterns on their path) in which a missing chunk is an error; elsewhere it reads as fill value."""
     grd: Grd | None = None

@@ -311,6 +311,8 @@ class ArrayPlan:
     fill_value: Json
     """Zarr fill value; ``"NaN"`` for floats."""
     attributes: Mapping[str, Json]
+    document: Mapping[str, Json] | None = None
+    """Whole ``zarr.json`` of an array that keeps the objects of the source; None where the recipe lays it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +339,16 @@ class RasterTask:
 
 
 @dataclass(frozen=True, slots=True)
+class Taken:
+    """One source array whose objects are copied byte for byte."""
+
+    source: SourceArray
+    target: ArrayPlan
+    mandatory: bool
+    """Whether a missing object is an error instead of a finding."""
+
+
+@dataclass(frozen=True, slots=True)
 class StorePlan:
     """The target store as decided from metadata and recipe alone; the engine obeys it."""
 
@@ -352,14 +364,18 @@ class StorePlan:
     """Groups that get consolidated metadata, the root last."""
     findings: tuple[Finding, ...]
     """What the source's metadata says against itself."""
+    taken: tuple[Taken, ...] = ()
+    """Arrays whose objects are copied byte for byte, largest first."""
 
     @property
     def arrays(self) -> tuple[ArrayPlan, ...]:
         """Every array of the store."""
         made = [plan for task in self.rasters for _, plan in task.outputs]
-        return (*made, *(plan for _, plan in self.copies), *(plan for plan, _ in self.coordinates))
+        given = [*(plan for _, plan in self.copies), *(taken.target for taken in self.taken)]
+        return (*made, *given, *(plan for plan, _ in self.coordinates))
 
     @property
     def n_bytes(self) -> int:
         """Decoded bytes that a conversion reads."""
-        return sum(task.n_bytes for task in self.rasters) + sum(source.n_bytes for source, _ in self.copies)
+        sources = [*(source for source, _ in self.copies), *(taken.source for taken in self.taken)]
+        return sum(task.n_bytes for task in self.rasters) + sum(source.n_bytes for source in sources)

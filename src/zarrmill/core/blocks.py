@@ -10,7 +10,7 @@ import numpy as np
 
 from zarrmill.core.warp import held_px
 from zarrmill.errors import CapacityError
-from zarrmill.model import RasterTask, StorePlan
+from zarrmill.model import ArrayPlan, RasterTask, StorePlan
 
 STRIPE_ROWS = 252
 """Rows read at a time, rounded up to a multiple of the coarsest factor: few enough to stay in cache."""
@@ -70,6 +70,12 @@ def task_bytes(task: RasterTask) -> int:
     return source + work + chunks
 
 
+def taken_bytes(plan: ArrayPlan) -> int:
+    """Return the most memory in bytes that taking over one array needs: an object, as if not compressed, and a decoded chunk."""
+    itemsize = np.dtype(plan.dtype).itemsize
+    return (math.prod(plan.shards or plan.chunks) + 2 * math.prod(plan.chunks)) * itemsize
+
+
 def n_workers(plan: StorePlan, threads: int, memory_mb: int, beside_bytes: int = 0) -> int:
     """Return how many workers, at most ``threads``, fit into ``memory_mb`` whichever tasks meet.
 
@@ -78,7 +84,8 @@ def n_workers(plan: StorePlan, threads: int, memory_mb: int, beside_bytes: int =
     Raises: CapacityError: not even one does; the message says how much it takes.
     """
     images = sum(task_bytes(task) for task in plan.rasters if task.warp is not None)
-    needs = sorted((task_bytes(task) for task in plan.rasters if task.warp is None), reverse=True)
+    needs = [task_bytes(task) for task in plan.rasters if task.warp is None]
+    needs = sorted([*needs, *(taken_bytes(taken.target) for taken in plan.taken)], reverse=True)
     for n in range(min(threads, max(len(needs), 1)), 0, -1):
         if BASE_BYTES + beside_bytes + max(images, sum(needs[:n])) <= memory_mb * 1_000_000:
             return n if needs else threads

@@ -9,7 +9,7 @@ import fnmatch
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, cos, pi, prod, sin
 
 import numpy as np
@@ -39,6 +39,8 @@ class SourceArray:
     shape: tuple[int, ...]
     itemsize: int
     """Bytes of one element; 0 for elements of variable length."""
+    n_objects: int = 0
+    """Chunk or shard objects that a Zarr v3 source has; 0 when not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,8 @@ def estimate(tree: SourceTree, pixels: Pixels) -> Estimate:
     groups.update(parent for path in shapes for parent in _parents(path))
     mapped = {g for g in groups - {_ANGLES} if f"{g}/x" in shapes and f"{g}/y" in shapes}
     own = {path: shape for path, shape in shapes.items() if path.rpartition("/")[2] != "spatial_ref"}
-    n_data = sum(n_data_objects(shape, pixels) for shape in own.values())
+    as_they_are = {a.path: a.n_objects for a in kept if a.n_objects and pixels.zarr3_source == "complete"}
+    n_data = sum(as_they_are.get(path) or n_data_objects(shape, pixels) for path, shape in own.items())
     n_bytes = sum(prod(array.shape) * array.itemsize for array in kept)
     return Estimate(n_bytes, n_data + len(own) + len(mapped) + len(groups) + 1, tree.zarr_format)
 
@@ -173,7 +176,14 @@ def _tree_v2(nodes: Mapping[str, Json]) -> SourceTree:
 def _tree_v3(nodes: Mapping[str, Json]) -> SourceTree:
     arrays = [(path, node) for path, node in nodes.items() if node["node_type"] == "array"]
     groups = frozenset(path for path, node in nodes.items() if node["node_type"] == "group")
-    return SourceTree(3, groups, tuple(_array(path, node["shape"], node["data_type"]) for path, node in sorted(arrays)))
+    return SourceTree(3, groups, tuple(_array_v3(path, node) for path, node in sorted(arrays)))
+
+
+def _array_v3(path: str, node: Mapping[str, Json]) -> SourceArray:
+    array, chunks = _array(path, node["shape"], node["data_type"]), node.get("chunk_grid", {}).get("configuration", {})
+    n_objects = prod(ceil(n / max(c, 1)) for n, c in zip(array.shape, chunks.get("chunk_shape", []), strict=False))
+    is_axis = array.path.rpartition("/")[2] in ("x", "y")
+    return replace(array, n_objects=0 if is_axis or not array.itemsize else n_objects)
 
 
 def _array(path: str, shape: Json, dtype: Json) -> SourceArray:

@@ -19,6 +19,7 @@ from zarrmill.core.array_plans import (
     map_attributes,
     raster_plan,
 )
+from zarrmill.core.completion import completed
 from zarrmill.core.pyramids import LEVEL, Pyramid, band_pyramid, map_pyramids, pyramid_tasks, unused_patterns
 from zarrmill.core.rules import level_rule
 from zarrmill.errors import SourceError
@@ -125,7 +126,7 @@ def store_plan(tree: SourceTree, layout: SourceLayout, pixels: Pixels, grids: Ma
     rasters += _other_tasks(tree, layout, pixels, grids, {task.source.path for task in rasters})
     kept = {path: grid for path, grid in grids.items() if not path.startswith(f"{layout.multiscales}/")}
     target_grids = kept | {path: grid for pyramid in pyramids for path, grid in pyramid.grids.items()}
-    return StorePlan(
+    plan = StorePlan(
         groups=_groups(tree, layout, pixels, target_grids, {pyramid: tasks[pyramid.path] for pyramid in pyramids}),
         rasters=tuple(sorted(rasters, key=lambda task: (-task.n_bytes, task.source.path))),
         copies=tuple(_copies(tree, pixels, set(grids))),
@@ -133,6 +134,8 @@ def store_plan(tree: SourceTree, layout: SourceLayout, pixels: Pixels, grids: Ma
         consolidated=(*(pyramid.path for pyramid in pyramids), ""),
         findings=(*_disagreements(tree, grids), *unused_patterns(pixels, grids, layout.multiscales)),
     )
+    complete = tree.zarr_format == 3 and pixels.zarr3_source == "complete"
+    return completed(plan, layout.multiscales) if complete else plan
 
 
 def _check_bands(tree: SourceTree, layout: SourceLayout) -> None:
@@ -214,9 +217,15 @@ def _groups(
 
 def _disagreements(tree: SourceTree, grids: Mapping[str, Grid]) -> Iterable[Finding]:
     """Where attributes disagree with the coordinates, the coordinates are right; it is told."""
-    for path, array in tree.arrays.items():
-        stated = array.attributes.get("proj:transform")
-        grid = grids.get(array.group)
-        if grid and isinstance(stated, list) and not np.allclose(stated[:6], grid.transform, rtol=0, atol=1e-6):
-            text = f"proj:transform {stated[:6]} disagrees with x and y, which give {list(grid.transform)}; x and y were taken"
+    stated = [(path, "proj:transform", array.attributes, grids.get(array.group)) for path, array in tree.arrays.items()]
+    stated += [(path, "spatial:transform", attributes, grids.get(path)) for path, attributes in tree.groups.items()]
+    for path, name, attributes, grid in stated:
+        found = attributes.get(name)
+        if grid and isinstance(found, list) and not _same(found, grid):
+            text = f"{name} {found[:6]} disagrees with x and y, which give {list(grid.transform)}; x and y were taken"
             yield Finding("source.transform", Severity.WARNING, path, text)
+
+
+def _same(found: list[Any], grid: Grid) -> bool:
+    numbers = [value for value in found[:6] if isinstance(value, int | float)]
+    return len(numbers) == 6 and np.allclose(numbers, grid.transform, rtol=0, atol=1e-6)

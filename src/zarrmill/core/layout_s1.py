@@ -68,8 +68,8 @@ def grd_plan(tree: SourceTree, pixels: Pixels, values: Values) -> StorePlan:
     Args: values: of the arrays that ``needed_arrays`` names.
     Raises: SourceError: an image is not what the layout has, or its control points cannot be used.
     """
-    if tree.zarr_format == 3 and pixels.zarr3_source == "refuse":
-        found = "the source is Zarr v3 already and the recipe says zarr3_source: refuse"
+    if tree.zarr_format == 3 and pixels.zarr3_source != "relayout":
+        found = f"the source is Zarr v3 already and the recipe says zarr3_source: {pixels.zarr3_source}"
         raise SourceError(f"{found}; leave the product out or set pixels.zarr3_source: relayout", kind="layout")
     images = [_image(tree, name, group, pixels, values) for name, group in _polarisations(tree).items()]
     utm = utm_code(images[0].gcps)

@@ -218,6 +218,8 @@ class SmallObjects:
 
 def array_document(plan: ArrayPlan, codec: Codec) -> dict[str, Any]:
     """Return the ``zarr.json`` of an array (zarr v3 core; sharding_indexed, blosc, vlen-utf8 codecs)."""
+    if plan.document is not None:
+        return dict(plan.document)
     inner = _inner_codecs(plan, codec)
     if plan.shards:
         index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]

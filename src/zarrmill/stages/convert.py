@@ -40,9 +40,10 @@ from zarrmill.io.record import dumps
 from zarrmill.io.source import open_rows, read_metadata, read_tree, read_whole
 from zarrmill.io.store import StoreWriter, Writer, tree_digest
 from zarrmill.io.store_bucket import BucketWriter
+from zarrmill.io.takeover import take_over
 from zarrmill.io.windows import WindowedArray
 from zarrmill.io.written import Entry, Written
-from zarrmill.model import ConvertReceipt, Finding, Grid, Product, RasterTask, Severity, SourceTree, StorePlan
+from zarrmill.model import ConvertReceipt, Finding, Grid, Product, RasterTask, Severity, SourceTree, StorePlan, Taken
 
 Progress = Callable[[int, int], None]
 """Told decoded bytes done and in all."""
@@ -196,6 +197,7 @@ class _Conversion:
         written = [item for tasks in image_groups(self._plan.rasters) for item in self._images(tasks)]
         with ThreadPoolExecutor(self._workers) as pool:
             futures = [pool.submit(self._raster, task) for task in self._plan.rasters if task.warp is None]
+            futures += [pool.submit(self._take, taken) for taken in self._plan.taken]
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             if any(future.exception() for future in done):
                 self._stop.set()
@@ -208,6 +210,19 @@ class _Conversion:
 
     def _raster(self, task: RasterTask) -> list[Written]:
         return [item for plane in range(math.prod(task.source.shape[:-2])) for item in self._plane(task, plane)]
+
+    def _take(self, taken: Taken) -> list[Written]:
+        """Take the objects of one source array over as they are."""
+        written = []
+        for one in take_over(self._objects, taken.source, self._writer, self._finished, partial(self._missing, taken)):
+            written.append(one)
+            self._go_on()
+        self._advance(taken.source.n_bytes)
+        return written
+
+    def _go_on(self) -> None:
+        if self._stop.is_set():
+            raise _StoppedError
 
     def _plane(self, task: RasterTask, plane: int) -> list[Written]:
         lead = tuple(int(i) for i in np.unravel_index(plane, task.source.shape[:-2])) if task.source.shape[:-2] else ()
@@ -264,14 +279,13 @@ class _Conversion:
             return
         rows = open_rows(self._objects, self._tree, task.source, partial(self._missing, task), band)
         for start in range(begin, height, step):
-            if self._stop.is_set():
-                raise _StoppedError
+            self._go_on()
             stripe = rows.read(plane, start, min(start + step, height))
             for (factor, sink), part in zip(outputs, _outputs(stripe, task), strict=True):
                 sink.put(part, start // factor, band[0] // factor)
             self._advance(share * min(start + step, height) // height - share * start // height)
 
-    def _missing(self, task: RasterTask, key: str) -> None:
+    def _missing(self, task: RasterTask | Taken, key: str) -> None:
         if task.mandatory:
             raise SourceError(
                 f"{self._objects.href}: array {task.source.path}: chunk {key} is not there, and the recipe calls the array "
