@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -18,6 +19,7 @@ import yaml
 from fork_server import ForkServer
 
 from zarrmill.config import Settings, load_settings
+from zarrmill.errors import ConfigError
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.state import State
 from zarrmill.model import Product
@@ -99,8 +101,16 @@ class Workspace:
         return self.path / self.settings.store_root / product.store_path
 
     def command(self, *arguments: str, profile: str = "ci") -> list[str]:
-        snakefile = ["--snakefile", str(ROOT / "workflow/Snakefile")]
-        return [sys.executable, "-m", "snakemake", *arguments, *snakefile, "--profile", str(ROOT / "profiles" / profile)]
+        options = ["--snakefile", str(ROOT / "workflow/Snakefile"), "--profile", str(ROOT / "profiles" / profile)]
+        return [sys.executable, "-m", "snakemake", *self.storage, *arguments, *options]
+
+    @property
+    def storage(self) -> list[str]:
+        """Options with which Snakemake finds its targets in a bucket; none when the state is on disk."""
+        with suppress(ConfigError):
+            if self.settings.state_root.startswith("s3://"):
+                return ["--default-storage-provider", "s3", "--default-storage-prefix", self.settings.state_root]
+        return []
 
     def start(self, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
         """Start Snakemake in a process group of its own."""
@@ -143,10 +153,15 @@ class Workspace:
 
     def jobs(self, *arguments: str) -> Counter[str]:
         """Return what Snakemake would run: rule to number of jobs."""
-        argv = ["-n", *arguments, "--snakefile", str(ROOT / "workflow/Snakefile"), "--cores", "2"]
-        log = self.path / "dry-run.log"
-        code = fork_server().run(self.path, argv, log)
-        output = log.read_text()
+        argv = ["-n", *arguments, "--snakefile", str(ROOT / "workflow/Snakefile"), "--cores", "2", *self.storage]
+        if self.storage:  # the server's environment does not lead to the bucket of this test
+            command = [sys.executable, "-m", "snakemake", *argv]
+            done = subprocess.run(command, cwd=self.path, capture_output=True, text=True, timeout=120, check=False)
+            code, output = done.returncode, done.stdout + done.stderr
+        else:
+            log = self.path / "dry-run.log"
+            code = fork_server().run(self.path, argv, log)
+            output = log.read_text()
         assert code == 0, output
         table = re.findall(r"^(\w+)\s+(\d+)$", output, re.MULTILINE)
         return Counter({rule: int(n) for rule, n in table if rule not in ("total", "all")})

@@ -62,8 +62,9 @@ class Terminal:
         else:
             for line in last_lines(job.log):
                 self._say(f"    {line[:400]}")
-        if job.log:
-            self._say(self._paint(DIM, f"    log: {job.log}"))
+        log = record.log if record is not None and record.log else job.log
+        if log:
+            self._say(self._paint(DIM, f"    log: {log}"))
 
     def progress(self, run: Run) -> None:
         """Draw the line again."""
@@ -133,7 +134,7 @@ class JsonLines:
         told: dict[str, object] = {"stage": job.stage, "product": job.name if job.target else None, "log": job.log}
         if record is not None:
             told |= {"class": record.failure_class, "code": record.code, "message": record.message}
-            told |= {"attempt": record.measured.attempt}
+            told |= {"attempt": record.measured.attempt, "log": record.log or job.log}
         else:
             told |= {"class": "unknown", "code": None, "message": "\n".join(last_lines(job.log))}
         self._say("failure", seconds=round(seconds, 1), **told)

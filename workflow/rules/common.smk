@@ -1,34 +1,69 @@
 # Constants and functions that rules share; no rules here.
 
-from pathlib import Path
+import sys
 
 from snakemake.exceptions import WorkflowError
 
 from zarrmill.config import load_recipes, parse_settings
-from zarrmill.errors import ZarrmillError
+from zarrmill.errors import ConfigError, UnknownStateError, ZarrmillError
+from zarrmill.io import bucket
 from zarrmill.io.lock import RunLock
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.pods import fence_executor
 from zarrmill.io.state import State
+from zarrmill.io.targets import check_provider, fence_plugin, target_root
+
+
+def stop(error):
+    """End this driver before anything is decided, with the exit code of the error."""
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+
 
 try:
     SETTINGS = parse_settings(config)
     RECIPES = load_recipes(SETTINGS)
+    bucket.use(SETTINGS.s3)
     STATE = State.of(SETTINGS)
     fence_executor()
+    ROOT = target_root(
+        STATE, SETTINGS.state_root, workflow.storage_settings.default_storage_prefix
+    )
 except ZarrmillError as error:
     raise WorkflowError(str(error)) from None
 
-# A manifest that is missing or malformed stops the products, not the plan that mends it.
+# A manifest that is missing or malformed stops the products, not the plan that mends it. A state that cannot be
+# read stops everything: this is every driver's first look at it.
 try:
     MANIFEST, NO_MANIFEST = read_manifest(STATE.manifest), None
-except ZarrmillError as error:
+except ConfigError as error:
     MANIFEST, NO_MANIFEST = None, str(error)
+except UnknownStateError as error:
+    stop(error)
 
-ROOT = str(STATE.root)
 LOCK = RunLock(STATE.root)
+LOGS = f"results/{ROOT}/logs" if STATE.root.remote else f"{ROOT}/logs"
 PRODUCTS = {product.name: product for product in MANIFEST or ()}
 CONDA = "../../environment.yml"
+
+if STATE.root.remote:
+    import snakemake_storage_plugin_s3
+
+    try:
+        check_provider(workflow.storage_registry.default_storage_provider, STATE)
+        fence_plugin(
+            snakemake_storage_plugin_s3,
+            STATE,
+            (
+                {p.collection for p in MANIFEST or ()}
+                if workflow.is_main_process
+                else None
+            ),
+        )
+    except UnknownStateError as error:
+        stop(error)
+    except ZarrmillError as error:
+        raise WorkflowError(str(error)) from None
 
 
 def targets(stage):
@@ -37,9 +72,28 @@ def targets(stage):
     def paths(wildcards):
         if MANIFEST is None:
             raise WorkflowError(NO_MANIFEST)
-        return [str(STATE.target(stage, product)) for product in MANIFEST]
+        return [
+            f"{ROOT}/{STATE.target(stage, product).key_in(STATE.root)}"
+            for product in MANIFEST
+        ]
 
     return paths
+
+
+def unread(paths):
+    """Return an input function: the same targets, which a rule waits for and does not read (no copies of them are made)."""
+
+    def marked(wildcards):
+        return [waited_for(path) for path in paths(wildcards)]
+
+    return marked
+
+
+def waited_for(path):
+    """Return a target that is not copied from the bucket for the job that waits for it."""
+    if not STATE.root.remote:
+        return path
+    return storage.s3(f"{SETTINGS.state_root.rstrip('/')}/{path}", retrieve=False)
 
 
 def recipe_of(wildcards):

@@ -8,7 +8,7 @@ rule convert:
     output:
         receipt=f"{ROOT}/{{collection}}/{{day}}/convert/{{product}}.json",
     log:
-        text=f"{ROOT}/logs/convert/{{collection}}/{{day}}/{{product}}.log",
+        text=local(f"{LOGS}/convert/{{collection}}/{{day}}/{{product}}.log"),
     benchmark:
         f"{ROOT}/benchmarks/convert/{{collection}}/{{day}}/{{product}}.tsv"
     group:

@@ -4,7 +4,7 @@
 
 rule plan:
     log:
-        text=f"{ROOT}/logs/plan.log",
+        text=local(f"{LOGS}/plan.log"),
     conda:
         CONDA
     threads: 1

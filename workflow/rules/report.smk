@@ -3,17 +3,17 @@
 
 rule report:
     input:
-        receipts=targets("convert"),
-        reports=targets("validate"),
-        stac_items=targets("stac"),
-        catalog=f"{ROOT}/catalog/catalog.json",
+        receipts=unread(targets("convert")),
+        reports=unread(targets("validate")),
+        stac_items=unread(targets("stac")),
+        catalog=waited_for(f"{ROOT}/catalog/catalog.json"),
     output:
         report=report(
             f"{ROOT}/report/index.html", category="run", caption="../report/run.rst"
         ),
         summary=f"{ROOT}/summary.json",
     log:
-        text=f"{ROOT}/logs/report.log",
+        text=local(f"{LOGS}/report.log"),
     benchmark:
         f"{ROOT}/benchmarks/report.tsv"
     conda:

@@ -9,7 +9,7 @@ rule stac:
     output:
         item=f"{ROOT}/{{collection}}/{{day}}/stac/{{product}}.json",
     log:
-        text=f"{ROOT}/logs/stac/{{collection}}/{{day}}/{{product}}.log",
+        text=local(f"{LOGS}/stac/{{collection}}/{{day}}/{{product}}.log"),
     benchmark:
         f"{ROOT}/benchmarks/stac/{{collection}}/{{day}}/{{product}}.tsv"
     group:
@@ -30,11 +30,11 @@ rule stac:
 
 rule stac_catalog:
     input:
-        stac_items=targets("stac"),
+        stac_items=unread(targets("stac")),
     output:
         catalog=f"{ROOT}/catalog/catalog.json",
     log:
-        text=f"{ROOT}/logs/stac_catalog.log",
+        text=local(f"{LOGS}/stac_catalog.log"),
     benchmark:
         f"{ROOT}/benchmarks/stac_catalog.tsv"
     conda:

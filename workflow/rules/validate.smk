@@ -8,7 +8,7 @@ rule validate:
     output:
         report=f"{ROOT}/{{collection}}/{{day}}/validate/{{product}}.json",
     log:
-        text=f"{ROOT}/logs/validate/{{collection}}/{{day}}/{{product}}.log",
+        text=local(f"{LOGS}/validate/{{collection}}/{{day}}/{{product}}.log"),
     benchmark:
         f"{ROOT}/benchmarks/validate/{{collection}}/{{day}}/{{product}}.tsv"
     group:

@@ -7,7 +7,8 @@ import csv
 import math
 
 from zarrmill.errors import ZarrmillError
-from zarrmill.io.places import Listing, Place, together
+from zarrmill.io.listing import Listing
+from zarrmill.io.places import Place, together
 from zarrmill.io.state import STAGES, State
 from zarrmill.model import Measured
 

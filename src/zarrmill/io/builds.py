@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from zarrmill.errors import ConfigError
-from zarrmill.io.places import Listing, Place
+from zarrmill.io.listing import Listing
+from zarrmill.io.places import Place
 from zarrmill.io.record import read_record
 from zarrmill.io.state import PRODUCT_STAGES, Failure, State
 from zarrmill.model import FailureRecord, PlanRecord, Product

@@ -43,10 +43,11 @@ class _Held:
 class Lease:
     """The right to write one store, and the entries that its holders hand on."""
 
-    def __init__(self, bucket: str, prefix: str) -> None:
-        """Lease and journal are below ``prefix``."""
+    def __init__(self, bucket: str, prefix: str, what: str = "this store") -> None:
+        """Lease and journal are below ``prefix``; ``what`` is held, for messages."""
         self.place = f"s3://{bucket}/{prefix}"
         self._bucket, self._prefix = bucket, prefix
+        self._what = what
         self._seconds = buckets.settings().lease_s
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
         self._generation = 0
@@ -70,7 +71,7 @@ class Lease:
                     break
             if time.monotonic() > deadline:
                 owner = held.body.get("owner", "unknown") if held else "unknown"
-                text = f"another process ({owner}) writes this store; let it finish, or wait {self._seconds:g} s after its end"
+                text = f"another process ({owner}) writes {self._what}; let it finish, or wait {self._seconds:g} s after its end"
                 raise StoreError(f"{self.place}: {text}", kind="denied")
             time.sleep(min(1.0, self._seconds / 4))
         self._thread = threading.Thread(target=self._renew_regularly, name="lease", daemon=True)
@@ -186,7 +187,7 @@ class Lease:
         started = time.monotonic()
         highest = max((generation for generation, _, _ in self._listed()[0]), default=0)
         if highest != self._generation:
-            self._lost = "another process took the store over"
+            self._lost = f"another process took {self._what} over"
             return
         self._put(self._generation)
         self._until = started + _OWN * self._seconds

@@ -1,46 +1,66 @@
 """One driver a run: a lock that a killed process lets go by itself.
 
-Snakemake's own lock outlives a killed driver and has to be removed by hand, so the profiles switch it off for this one.
+Snakemake's own lock outlives a killed driver and has to be removed by hand, so the profiles switch it off for this one. On disk
+the kernel lets go; in a bucket it is a lease that the driver renews while it lives.
 """
 
+import atexit
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from zarrmill.errors import StoreError
+from zarrmill.io import bucket
+from zarrmill.io.lease import Lease
 from zarrmill.io.places import Place
 
 
 class RunLock:
-    """Lock file of one run."""
+    """Lock of one run."""
 
     def __init__(self, root: Place) -> None:
-        self._path = Path(root) / ".lock"
+        self._place = root / ".lock"
         self._handle: IO[str] | None = None
+        self._lease: Lease | None = None
 
     def take(self) -> None:
-        """Hold the run for this process until it ends.
+        """Hold the run for this process until it ends; wait for a driver that was killed to be out of its lease.
 
         Raises: StoreError: another driver works on this run; its process id is named.
         """
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        handle = self._path.open("a+")
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            owner = handle.read().strip() or "unknown"
-            handle.close()
-            text = f"{self._path.parent}: process {owner} works on this run; let it finish or stop it"
-            raise StoreError(text, kind="denied") from None
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        self._handle = handle
+        if self._place.local:
+            self._lock(self._place.local)
+            return
+        self._lease = Lease(*bucket.split(str(self._place)), what="this run")
+        self._lease.take(wait_s=bucket.settings().lease_s * 1.2)
+        atexit.register(self.release)
 
     def release(self) -> None:
         """Let the run go before the process ends."""
         if self._handle is not None:
             self._handle.close()
             self._handle = None
+        if self._lease is not None:
+            with suppress(StoreError):
+                self._lease.check()  # else it is another driver's by now
+                self._lease.remove()
+            self._lease = None
+            atexit.unregister(self.release)
+
+    def _lock(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("a+")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            owner = handle.read().strip() or "unknown"
+            handle.close()
+            text = f"{path.parent}: process {owner} works on this run; let it finish or stop it"
+            raise StoreError(text, kind="denied") from None
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        self._handle = handle

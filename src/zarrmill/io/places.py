@@ -6,35 +6,21 @@ A place is spelled as in ``pathlib``, so that who knows one knows the other. Pre
 bucket one PUT.
 """
 
-import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import batched
 from pathlib import Path, PurePosixPath
-from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zarrmill.errors import CapacityError, StoreError, UnknownStateError
 from zarrmill.io import bucket
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a listing says of one object."""
-
-    size: int
-    """Bytes."""
-    modified: float
-    """Seconds since the epoch."""
-    e_tag: str = ""
-    """Entity tag without quotes; empty on disk."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -94,7 +80,7 @@ class Place:
 
         Raises: UnknownStateError: it cannot be told.
         """
-        with _reading(self):
+        with reading(self):
             if not self.remote:
                 try:
                     os.stat(self.href)
@@ -104,10 +90,10 @@ class Place:
             import obstore
 
             try:
-                obstore.head(*_address(self))
+                obstore.head(*store_and_key(self))
             except FileNotFoundError:
                 # The answer to HEAD does not tell a missing object from a missing bucket, which a listing does.
-                obstore.list_with_delimiter(*_address(self))
+                obstore.list_with_delimiter(*store_and_key(self))
                 return False
         return True
 
@@ -116,13 +102,13 @@ class Place:
 
         Raises: FileNotFoundError: it is certainly not there; UnknownStateError: it cannot be read.
         """
-        with _reading(self):
+        with reading(self):
             if not self.remote:
                 with open(self.href, "rb") as stream:
                     return stream.read()
             import obstore
 
-            return bytes(obstore.get(*_address(self)).bytes())
+            return bytes(obstore.get(*store_and_key(self)).bytes())
 
     def read_text(self) -> str:
         """Return the object as text (UTF-8).
@@ -143,7 +129,7 @@ class Place:
                 return
             import obstore
 
-            obstore.put(*_address(self), data, use_multipart=False)
+            obstore.put(*store_and_key(self), data, use_multipart=False)
 
     def write_text(self, text: str) -> None:
         """Write text (UTF-8) whole or not at all. Raises: as ``write_bytes``."""
@@ -166,7 +152,7 @@ class Place:
             from obstore.exceptions import AlreadyExistsError
 
             try:
-                obstore.put(*_address(self), data, use_multipart=False, mode="create")
+                obstore.put(*store_and_key(self), data, use_multipart=False, mode="create")
             except AlreadyExistsError:
                 return False
         return True
@@ -176,13 +162,13 @@ class Place:
 
         Raises: StoreError: it cannot be removed.
         """
+        if self.remote:
+            name, key = bucket.split(self.href)
+            with bucket.writing(self.href):  # boto3's DELETE: obstore removes by POST, which not every service knows
+                bucket.client(name).delete_object(Bucket=name, Key=key)
+            return
         with _writing(self):
-            if not self.remote:
-                Path(self.href).unlink(missing_ok=True)
-                return
-            import obstore
-
-            obstore.delete(*_address(self))
+            Path(self.href).unlink(missing_ok=True)
 
     def write_changed(self, data: bytes) -> bool:
         """Write the object unless it holds the same already, and tell whether it was written.
@@ -230,121 +216,8 @@ def together[T, A](work: Callable[[T], A], things: Iterable[T], n: int) -> Itera
             yield from pool.map(work, part)
 
 
-class Listing:
-    """What lies below a place, as it was when first asked: one scan a folder on disk, one request a thousand objects in a bucket.
-
-    In a bucket the unit that is listed is a folder directly below the root, with everything in it.
-    """
-
-    def __init__(self, root: Place) -> None:
-        self.root = root
-        self._files: dict[str, dict[str, Found]] = {}
-        self._folders: dict[str, set[str]] = {}
-        self._known: set[str] = set()
-        self._guard = RLock()
-
-    def files(self, folder: Place) -> Mapping[str, Found]:
-        """Return name and facts of the objects directly in a folder, sorted by name; a folder that is not there has none.
-
-        Raises: UnknownStateError: it cannot be listed.
-        """
-        key = self._fill(folder)
-        return self._files.get(key, {})
-
-    def folders(self, folder: Place) -> list[str]:
-        """Return the names of the folders directly in a folder, sorted. Raises: as ``files``."""
-        key = self._fill(folder)
-        return sorted(self._folders.get(key, ()))
-
-    def get(self, place: Place) -> Found | None:
-        """Return what is known of one object; None when it is not there. Raises: as ``files``."""
-        return self.files(place.parent).get(place.name)
-
-    def holds(self, place: Place, data: bytes) -> bool:
-        """Return whether the object certainly holds ``data``, in a bucket without reading it.
-
-        The entity tag of an object that was put in one piece is its md5; in a bucket that encrypts with keys of its own it is
-        not, and the answer is False.
-        """
-        found = self.get(place)
-        if found is None or found.size != len(data):
-            return False
-        if place.remote:
-            return found.e_tag == hashlib.md5(data, usedforsecurity=False).hexdigest()
-        try:
-            return place.read_bytes() == data
-        except FileNotFoundError:
-            return False
-
-    def below(self, folder: Place) -> Iterator[tuple[Place, Found]]:
-        """Yield every object below a folder, sorted. Raises: as ``files``."""
-        for name, found in self.files(folder).items():
-            yield folder / name, found
-        for name in self.folders(folder):
-            yield from self.below(folder / name)
-
-    def _fill(self, folder: Place) -> str:
-        key = "" if folder == self.root else folder.key_in(self.root)
-        unit = key.partition("/")[0] if self.root.remote else key
-        with self._guard:
-            if unit not in self._known:
-                if self.root.remote:
-                    with _reading(folder):
-                        self._list(unit)
-                elif not key or folder.name in self._folders.get(self._fill(folder.parent), ()):
-                    with _reading(folder):
-                        self._scan(folder, key)
-                self._known.add(unit)
-        return key
-
-    def _scan(self, folder: Place, key: str) -> None:
-        files, folders = {}, set()
-        try:
-            with os.scandir(folder.href) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue  # a lock, or a file that is being written
-                    if entry.is_dir():
-                        folders.add(entry.name)
-                        continue
-                    try:
-                        facts = entry.stat()
-                    except FileNotFoundError:
-                        continue  # removed since: Snakemake removes outputs before a job
-                    files[entry.name] = Found(facts.st_size, facts.st_mtime)
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        self._files[key] = dict(sorted(files.items()))
-        self._folders[key] = folders
-
-    def _list(self, unit: str) -> None:
-        import obstore
-
-        store, prefix = _address(self.root)
-        start = len(prefix) + 1 if prefix else 0
-        if not unit:
-            answer = obstore.list_with_delimiter(store, prefix)
-            self._folders[""] = {path[start:] for path in answer["common_prefixes"]}
-            self._add(answer["objects"], start)
-            return
-        for page in obstore.list(store, f"{prefix}/{unit}" if prefix else unit):
-            self._add(page, start)
-        for key in [key for key in self._files if key == unit or key.startswith(f"{unit}/")]:
-            # The server's order is not ours: some do not sort by bytes.
-            self._files[key] = dict(sorted(self._files[key].items()))
-
-    def _add(self, objects: Any, start: int) -> None:  # obstore's page type is generic over arrow and lists
-        for meta in objects:
-            folder, _, name = str(meta["path"])[start:].rpartition("/")
-            facts = Found(int(meta["size"]), meta["last_modified"].timestamp(), (meta["e_tag"] or "").strip('"'))
-            self._files.setdefault(folder, {})[name] = facts
-            while folder:
-                above, _, name = folder.rpartition("/")
-                self._folders.setdefault(above, set()).add(name)
-                folder = above
-
-
-def _address(place: Place) -> "tuple[S3Store, str]":
+def store_and_key(place: Place) -> "tuple[S3Store, str]":
+    """Return the obstore store of a place's bucket, and its key there."""
     name, key = bucket.split(place.href)
     return bucket.shared_store(name), key
 
@@ -367,7 +240,7 @@ def _draft(place: Place, data: bytes) -> Iterator[str]:
 
 
 @contextmanager
-def _reading(place: Place) -> Iterator[None]:
+def reading(place: Place) -> Iterator[None]:
     """Translate what a read raises; a missing object stays ``FileNotFoundError``."""
     try:
         yield

@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from threading import Thread
 
 from zarrmill.errors import ZarrmillError
-from zarrmill.io.places import Listing, Place
+from zarrmill.io.listing import Listing
+from zarrmill.io.places import Place
 from zarrmill.io.record import dumps
 from zarrmill.io.state import PRODUCT_STAGES, Failures, State
 from zarrmill.model import Product
@@ -28,7 +30,9 @@ STALE_S = 60.0
 SILENT_S = 900.0
 """Age in seconds at which a heartbeat of another machine is taken for that of a killed job."""
 EVERY_S = 1.0
-"""Shortest time in seconds between two writes of one heartbeat."""
+"""Shortest time in seconds between two writes of one heartbeat on disk."""
+EVERY_REMOTE_S = 20.0
+"""The same in a bucket."""
 WINDOW_S = 3600.0
 """Length in seconds of the recent past that the rate is measured over."""
 
@@ -76,32 +80,45 @@ class Heartbeat:
 class ProgressFile:
     """Writer of one heartbeat; call it as ``tick(bytes_done, bytes_total)``.
 
-    Writes at most once a second and whole or not at all. A place that cannot be written is ignored: a conversion must
-    not fail because its display does. A stage that does not tick for ``STALE_S`` seconds is taken for dead.
+    Writes at most once a second (in a bucket, every 20 seconds and beside the work) and whole or not at all. A place that cannot
+    be written is ignored: a conversion must not fail because its display does. A stage that does not tick for ``STALE_S``
+    seconds is taken for dead.
     """
 
     def __init__(self, place: Place, stage: str, product: str, clock: Callable[[], float] = time.time) -> None:
         self.place = place
         self._clock = clock
         self._beat = Heartbeat(stage, product, 0, 0, clock(), clock(), os.getpid(), socket.gethostname())
+        self._every_s = EVERY_REMOTE_S if place.remote else EVERY_S
         self._written = float("-inf")
+        self._writer: Thread | None = None
 
     def __call__(self, done: int, total: int) -> None:
         """Tell that ``done`` of ``total`` bytes are through."""
         now = self._clock()
         beat = self._beat
         self._beat = Heartbeat(beat.stage, beat.product, done, total, beat.started, now, beat.pid, beat.host)
-        if now - self._written >= EVERY_S:
+        if now - self._written >= self._every_s:
             self.write()
 
     def write(self) -> None:
         """Write the heartbeat now."""
         self._written = self._beat.updated
+        text = dumps({"schema": SCHEMA, **asdict(self._beat)})
+        if not self.place.remote:
+            self._put(text)
+        elif self._writer is None or not self._writer.is_alive():
+            self._writer = Thread(target=self._put, args=(text,), name="heartbeat", daemon=True)
+            self._writer.start()
+
+    def _put(self, text: str) -> None:
         with suppress(ZarrmillError):
-            self.place.write_text(dumps({"schema": SCHEMA, **asdict(self._beat)}))
+            self.place.write_text(text)
 
     def remove(self) -> None:
         """Remove the heartbeat: nothing is running any more."""
+        if self._writer is not None:
+            self._writer.join()
         with suppress(ZarrmillError):
             self.place.unlink()
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zarrmill.config import Settings
-from zarrmill.io.places import Listing, Place, place_of
+from zarrmill.io.listing import Listing
+from zarrmill.io.places import Place, place_of
 from zarrmill.model import Product
 
 STAGES = ("plan", "convert", "validate", "stac", "report")

@@ -10,8 +10,9 @@ from itertools import count
 from zarrmill.config import Settings
 from zarrmill.core.failures import FailureGroup, group_failures
 from zarrmill.errors import CODES, CapacityError, ConfigError
+from zarrmill.io.listing import Listing
 from zarrmill.io.manifest import read_manifest
-from zarrmill.io.places import Listing, Place, together
+from zarrmill.io.places import Place, together
 from zarrmill.io.progress import Heartbeat, read_all_heartbeats
 from zarrmill.io.record import read_record, record_text
 from zarrmill.io.state import PRODUCT_STAGES, Failure, Failures, State

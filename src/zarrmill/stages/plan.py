@@ -28,12 +28,14 @@ from zarrmill.core.planning import STORE_GONE, TO_DO, Facts, PlanClass, classify
 from zarrmill.errors import SourceError, UnknownStateError
 from zarrmill.io.builds import Builds, drop_receipts, latest_failure, older_build, read_builds
 from zarrmill.io.catalog import Listed, read_catalogue
+from zarrmill.io.listing import Listing
 from zarrmill.io.manifest import write_manifest
 from zarrmill.io.objects import Objects
-from zarrmill.io.places import Listing, together
+from zarrmill.io.places import together
 from zarrmill.io.record import dumps, record_text
 from zarrmill.io.source import read_metadata
 from zarrmill.io.state import PRODUCT_STAGES, Failures, State
+from zarrmill.io.targets import keep_bucket
 from zarrmill.model import PlanRecord, Product
 
 __all__ = ["PlanResult", "plan", "print_plan", "write_plan"]
@@ -123,6 +125,7 @@ def write_plan(result: PlanResult, state: State) -> None:
     if result.counts[PlanClass.UNKNOWN] and not result.products:
         message = f"{state.manifest}: none of {result.counts[PlanClass.UNKNOWN]} products could be looked at; nothing was written"
         raise UnknownStateError(message, kind="outage")
+    keep_bucket(state)
     listing = Listing(state.root)
     records = (PlanRecord(product, result.item(product)) for product in result.products)
     for _ in together(partial(_write_record, state, listing), records, N_WRITERS):

@@ -21,10 +21,11 @@ from zarrmill.core.summary import SCHEMA, Skipped, Summary, Unreadable, summaris
 from zarrmill.errors import CODES, ConfigError, UnknownStateError
 from zarrmill.io import charts
 from zarrmill.io.benchmarks import read_benchmarks
+from zarrmill.io.listing import Listing
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.objects import local_path
 from zarrmill.io.page import embedded_json, inline_image, render_page
-from zarrmill.io.places import Listing, Place, together
+from zarrmill.io.places import Place, together
 from zarrmill.io.progress import read_heartbeats, short_name
 from zarrmill.io.record import dumps, read_record
 from zarrmill.io.state import PRODUCT_STAGES, Failures, State

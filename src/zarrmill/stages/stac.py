@@ -25,8 +25,9 @@ from zarrmill.core.store_facts import Level, Nodes, Pyramid, read_pyramid
 from zarrmill.errors import ConfigError, ConformanceError, StoreError
 from zarrmill.io.bucket import storage_scheme
 from zarrmill.io.geoparquet import write_items
+from zarrmill.io.listing import Listing
 from zarrmill.io.objects import MissingObjectError, Objects, local_path
-from zarrmill.io.places import Listing, Place, together
+from zarrmill.io.places import Place, together
 from zarrmill.io.record import dumps
 from zarrmill.io.stac_schemas import SchemaCheck, load_schemas, schema_folder
 from zarrmill.io.state import State
