@@ -40,6 +40,7 @@ def use(settings: S3) -> None:
     _client.cache_clear()
     _shared_store.cache_clear()
     _credentials.cache_clear()
+    _check_there.cache_clear()
 
 
 def settings() -> S3:
@@ -127,6 +128,20 @@ def shared_store(bucket: str) -> "S3Store":
 @cache
 def _shared_store(pid: int, bucket: str) -> "S3Store":  # as for _client
     return object_store(bucket)
+
+
+def check_there(bucket: str) -> None:
+    """Make sure, once a process, that ``bucket`` can be listed: a key that is absent from it is then absent.
+
+    Raises: UnknownStateError: there is no such bucket, or it cannot be asked.
+    """
+    _check_there(os.getpid(), bucket)
+
+
+@cache
+def _check_there(pid: int, bucket: str) -> None:  # as for _client; an exception is not kept
+    with asking(f"s3://{bucket}"):
+        client(bucket).list_objects_v2(Bucket=bucket, MaxKeys=1)
 
 
 def transport(timeout_s: float | None = None, retries: int | None = None) -> dict[str, Any]:  # options of obstore's stores

@@ -1,13 +1,15 @@
 """Reading objects: one small face over local folders, http(s) and S3, with timeouts, retries and our errors.
 
-Credentials for ``s3://`` come from the standard chain (environment, profile, web identity) and from nowhere else.
+obstore asks again after 429, 5xx, resets and silence, with growing random pauses. An answer that breaks off in its body it asks
+for again only where the server gave an entity tag, which the host of EOPF products does not: that is done here. What was read
+twice must be the same both times. Buckets are reached as ``io.bucket`` says.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +17,13 @@ from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from zarrmill.errors import SourceError
+from zarrmill.io import bucket as buckets
 
 if TYPE_CHECKING:
     from zarr.storage import ObjectStore
+
+N_CHECKS = 8
+"""Requests under way at once when it is asked whether objects are unchanged."""
 
 
 class MissingObjectError(KeyError):
@@ -31,7 +37,7 @@ class Objects:
     href: str
     """Local path, ``file://``, ``http(s)://`` or ``s3://``."""
     timeout_s: float = 60.0
-    """Time that one request may take."""
+    """Time that a connection may be silent."""
     retries: int = 4
     """Further tries of a request that failed in a way that may pass."""
 
@@ -43,35 +49,60 @@ class Objects:
     @cached_property
     def backend(self) -> Any:  # obstore's store classes share no public base type
         """The obstore store; made on first use."""
-        from obstore.store import HTTPStore, LocalStore, S3Store
+        from obstore.store import HTTPStore, LocalStore
 
         if self.local is not None:
             return LocalStore(self.local)
-        options: Any = {
-            "client_options": {"timeout": timedelta(seconds=self.timeout_s), "connect_timeout": timedelta(seconds=15)},
-            "retry_config": {"max_retries": self.retries, "retry_timeout": timedelta(seconds=self.timeout_s * 3)},
-        }
         scheme = urlsplit(self.href).scheme
         if scheme in ("http", "https"):
-            options["client_options"]["allow_http"] = True
-            return HTTPStore.from_url(self.href, **options)
+            return HTTPStore.from_url(self.href, **buckets.transport(self.timeout_s, self.retries))
         if scheme == "s3":
-            options["client_options"]["allow_http"] = True
-            return S3Store.from_url(self.href, **options)
+            bucket, prefix = buckets.split(self.href)
+            return buckets.object_store(bucket, prefix, timeout_s=self.timeout_s, retries=self.retries)
         raise SourceError(f"{self.href}: scheme {scheme!r} is not one of local path, file, http, https, s3", kind="missing")
+
+    @cached_property
+    def _seen(self) -> dict[str, tuple[int, str | None]]:
+        """Size and entity tag of every remote object that was read; None where the server gives no tags."""
+        return {}
 
     def get(self, key: str) -> bytes:
         """Return one object whole.
 
-        Raises: MissingObjectError: it is not there; SourceError: access denied, or no answer in time.
+        Raises: MissingObjectError: it is not there; SourceError: access denied, no answer in time, or it is not what it was
+            when it was read before.
         """
         if self.local is not None:
             with _Translated(f"{self.href}/{key}"):
                 return (self.local / key).read_bytes()
+        with _Translated(f"{self.href}/{key}"):
+            return self._patiently(lambda: self._body(key))
+
+    def stream(self, key: str) -> tuple[int, Iterator[bytes]]:
+        """Return the size of one object, and its bytes part by part. Raises: as ``get``, on the way too."""
         import obstore
 
         with _Translated(f"{self.href}/{key}"):
-            return bytes(obstore.get(self.backend, key).bytes())
+            answer = obstore.get(self.backend, key)
+            n_bytes = int(answer.meta["size"])
+            if self.local is None:
+                self._note(key, n_bytes, answer.meta["e_tag"])
+        return n_bytes, self._parts(key, answer, n_bytes)
+
+    def _parts(self, key: str, answer: Any, n_bytes: int) -> Iterator[bytes]:  # obstore's answer has no public type
+        done = 0
+        with _Translated(f"{self.href}/{key}"):
+            try:
+                for part in answer.stream():
+                    done += len(part)
+                    yield bytes(part)
+            except _broken():
+                pass  # the rest is asked for
+            while done < n_bytes:
+                start, size = done, min(n_bytes - done, _PIECE_BYTES)
+                data = self._patiently(lambda start=start, size=size: self._body(key, (start, start + size)))  # type: ignore[misc]
+                done += len(data)
+                yield data
 
     def stream(self, key: str) -> tuple[int, Iterator[bytes]]:
         """Return the size of one object, and its bytes part by part. Raises: as ``get``, on the way too."""
@@ -102,16 +133,92 @@ class Objects:
         if self.local is not None:
             with _Translated(f"{self.href}/{key}"), (self.local / key).open("rb", buffering=0) as stream:
                 return [_read_at(stream, start, length) for start, length in ranges]
-        import obstore
         from obstore.exceptions import NotSupportedError
 
         with _Translated(f"{self.href}/{key}"):
-            starts, lengths = [start for start, _ in ranges], [length for _, length in ranges]
             try:
-                return [bytes(part) for part in obstore.get_ranges(self.backend, key, starts=starts, lengths=lengths)]
+                return self._near(key, ranges)
             except NotSupportedError:
                 whole = self.get(key)
                 return [whole[start : start + length] for start, length in ranges]
+
+    def _near(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        import obstore
+
+        if len(ranges) > 1:
+            starts, lengths = [start for start, _ in ranges], [length for _, length in ranges]
+            try:
+                return [bytes(part) for part in obstore.get_ranges(self.backend, key, starts=starts, lengths=lengths)]
+            except _broken():
+                pass  # one by one: it may be the body that broke off
+        return [self._patiently(lambda r=r: self._body(key, (r[0], r[0] + r[1]))) for r in ranges]  # type: ignore[misc]
+
+    def _body(self, key: str, span: tuple[int, int] | None = None) -> bytes:
+        """Return one object, or ``span`` (start and end) of it, by one request.
+
+        Raises: _BrokenOffError: the body ended early.
+        """
+        import obstore
+
+        answer = obstore.get(self.backend, key, options={"range": span} if span else None)
+        n_bytes = int(answer.meta["size"])
+        self._note(key, n_bytes, answer.meta["e_tag"])
+        try:
+            data = bytes(answer.bytes())
+        except _broken() as error:
+            raise _BrokenOffError(str(error)) from error
+        first, last = span or (0, n_bytes)
+        if len(data) != min(last, n_bytes) - first:
+            raise _BrokenOffError(f"{len(data)} bytes, expected {min(last, n_bytes) - first}")
+        return data
+
+    def _patiently[R](self, request: Callable[[], R]) -> R:
+        """Return what ``request`` returns, asking again when a body breaks off."""
+        import tenacity
+
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_BrokenOffError),
+            stop=tenacity.stop_after_attempt(self.retries + 1),
+            wait=tenacity.wait_random_exponential(0.1, 20),
+            reraise=True,
+        )(request)
+
+    def _note(self, key: str, n_bytes: int, e_tag: str | None) -> None:
+        before = self._seen.setdefault(key, (n_bytes, e_tag))
+        if before != (n_bytes, e_tag):
+            raise self._changed(key, before, (n_bytes, e_tag))
+
+    def _changed(self, key: str, before: object, now: object) -> SourceError:
+        text = f"{self.href}/{key}: was {before} when it was read, is {now} now; somebody writes there, plan again"
+        return SourceError(text, kind="changed")
+
+    def check_unchanged(self) -> None:
+        """Compare every object that was read with what is there now, where the server gives entity tags.
+
+        Raises: SourceError: one is gone or another (``changed``), or as ``get``.
+        """
+        tagged = {key: seen for key, seen in self._seen.items() if seen[1]}
+        if not tagged:
+            return
+        now = self._listed() if urlsplit(self.href).scheme == "s3" else self._heads(sorted(tagged))
+        for key, seen in sorted(tagged.items()):
+            if now.get(key) != seen:
+                raise self._changed(key, seen, now.get(key, "gone"))
+
+    def _heads(self, keys: Sequence[str]) -> dict[str, tuple[int, str | None]]:
+        with ThreadPoolExecutor(N_CHECKS) as pool:
+            found = pool.map(self._head, keys)
+            return {key: facts for key, facts in zip(keys, found, strict=True) if facts}
+
+    def _head(self, key: str) -> tuple[int, str | None] | None:
+        import obstore
+
+        try:
+            with _Translated(f"{self.href}/{key}"):
+                meta = obstore.head(self.backend, key)
+        except MissingObjectError:
+            return None
+        return int(meta["size"]), meta["e_tag"]
 
     def size(self, key: str) -> int:
         """Return the size of one object in bytes.
@@ -121,10 +228,12 @@ class Objects:
         if self.local is not None:
             with _Translated(f"{self.href}/{key}"):
                 return (self.local / key).stat().st_size
-        import obstore
-
-        with _Translated(f"{self.href}/{key}"):
-            return int(obstore.head(self.backend, key)["size"])
+        facts = self._head(key)
+        if facts is None:
+            if urlsplit(self.href).scheme == "s3":
+                buckets.check_there(buckets.split(self.href)[0])  # a HEAD of a key does not tell that the bucket is missing
+            raise MissingObjectError(f"{self.href}/{key}")
+        return facts[0]
 
     def exists(self, key: str) -> bool:
         """Return whether an object is there; an outage is an error, never False."""
@@ -136,17 +245,24 @@ class Objects:
 
     def keys(self) -> Iterator[tuple[str, int]]:
         """Yield key and size of every object, in sorted order. Plain http servers cannot list."""
-        import obstore
-
         if self.local is not None:
             yield from sorted(_files(str(self.local), ""))
             return
+        yield from sorted((key, n_bytes) for key, (n_bytes, _) in self._listed().items())
+
+    def _listed(self) -> dict[str, tuple[int, str | None]]:
+        import obstore
+
         with _Translated(self.href):
-            found = [(str(meta["path"]), int(meta["size"])) for page in obstore.list(self.backend) for meta in page]
-        yield from sorted(found)
+            items = [item for page in obstore.list(self.backend) for item in page]
+        return {str(item["path"]): (int(item["size"]), item["e_tag"]) for item in items}
 
     def zarr_store(self) -> "ObjectStore[Any]":
         """Return a read-only store for zarr-python."""
+        if self.local is None:
+            from zarrmill.io.zarr_objects import ZarrObjects
+
+            return ZarrObjects(self)
         from zarr.storage import ObjectStore
 
         return ObjectStore(self.backend, read_only=True)
@@ -166,6 +282,20 @@ def _files(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
         elif entry.is_file():
             with suppress(FileNotFoundError):
                 yield f"{prefix}{entry.name}", entry.stat().st_size
+
+
+_PIECE_BYTES = 8 << 20
+"""Bytes asked for at a time of an answer that broke off."""
+
+
+class _BrokenOffError(OSError):
+    """The head of an answer came, its body did not come whole."""
+
+
+def _broken() -> tuple[type[Exception], ...]:
+    from obstore.exceptions import GenericError
+
+    return (GenericError,)
 
 
 def local_path(href: str) -> Path | None:
@@ -195,8 +325,16 @@ class _Translated:
             return
         from obstore import exceptions as known
 
+        if isinstance(error, known.PreconditionError):
+            raise SourceError(
+                f"{self._place}: another object came in its place while it was read; plan again", kind="changed"
+            ) from error
+        if isinstance(error, FileNotFoundError | known.NotFoundError) and "NoSuchBucket" in str(error):
+            raise SourceError(f"{self._place}: there is no such bucket; check address and endpoint", kind="denied") from error
         if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError | known.NotFoundError):
             raise MissingObjectError(self._place) from error
+        if isinstance(error, known.BaseError | OSError) and "ExpiredToken" in str(error):
+            raise SourceError(f"{self._place}: the credentials are too old; renew them", kind="denied") from error
         if isinstance(error, PermissionError | known.PermissionDeniedError | known.UnauthenticatedError):
             raise SourceError(f"{self._place}: access denied; check credentials and rights", kind="denied") from error
         if isinstance(error, known.BaseError | OSError):

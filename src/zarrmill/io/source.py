@@ -347,6 +347,13 @@ def read_zarr(objects: Objects, array: SourceArray, handle: Any, selection: Any)
     """
     try:
         return np.asarray(handle[selection])
+    except BaseExceptionGroup as group:
+        from zarrmill.io.zarr_objects import source_error
+
+        found = source_error(group)
+        if found is not None:
+            raise found from group
+        raise _corrupt(objects, array, f"cannot be read: {group.exceptions[0]}") from group
     except (RuntimeError, ValueError, TypeError, OSError, EOFError, KeyError) as error:
         what = "the whole array" if selection is ... else f"selection {selection}"
         raise _corrupt(objects, array, f"{what} cannot be decoded: {error}") from error

@@ -1,0 +1,206 @@
+"""A host of sources that misbehaves: what passes is waited for, what does not is named, and no pixel is ever made up.
+
+The table of ``docs/faults.md`` has one line for each test here.
+"""
+
+import time
+from dataclasses import replace
+from functools import partialmethod
+from pathlib import Path
+
+import pytest
+from fault_proxy import Rule, denied, expired, no_bucket, slow_down
+from file_server import file_server
+from products import product_row, recipe_for
+
+from zarrmill.config import S3
+from zarrmill.errors import SourceError, UnknownStateError
+from zarrmill.io import bucket as buckets
+from zarrmill.io.objects import MissingObjectError, Objects
+from zarrmill.stages.convert import convert
+
+DATA = bytes(range(256)) * 8000
+BAND = "measurements/reflectance/r10m/b02"
+
+
+@pytest.fixture(params=["http", "http with tags", "s3"])
+def place(request, tmp_path, proxied, monkeypatch):
+    """An object behind a proxy, on each kind of host: address of its folder, the proxy, and a function that changes it."""
+    if request.param == "s3":
+        bucket = request.getfixturevalue("s3_bucket")
+        bucket.put("d/k", DATA)
+        proxy = proxied(bucket.url)
+        buckets.use(S3(endpoint_url=proxy.url, timeout_s=2, retries=1))
+        yield bucket.href("d"), proxy, lambda data: bucket.put("d/k", data)
+        buckets.use(S3())
+        return
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/k").write_bytes(DATA)
+    with file_server(tmp_path, tags="etag" if "tags" in request.param else "none") as server:
+        proxy = proxied(server.url)
+        yield f"{proxy.url}/d", proxy, (tmp_path / "d/k").write_bytes
+
+
+def read_in_every_way(objects):
+    assert objects.get("k") == DATA
+    assert objects.get_range("k", 5, 1_500_000) == DATA[5:1_500_005]
+    assert objects.get_ranges("k", [(0, 10), (1_900_000, 100_000)]) == [DATA[:10], DATA[1_900_000:2_000_000]]
+    n_bytes, parts = objects.stream("k")
+    assert (n_bytes, b"".join(parts)) == (len(DATA), DATA)
+    assert objects.exists("k")
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        slow_down(n=2),
+        Rule("answer", status=429, code="TooManyRequests", n=2),
+        Rule("answer", status=500, code="InternalError", n=2),
+        Rule("refuse", n=2),
+        Rule("lost", n=2),
+        Rule("cut", method="GET", n_bytes=300_000, n=2),
+        Rule("reset", method="GET", n_bytes=300_000, n=2),
+        Rule("hang", seconds=4, n=1),
+        Rule("throttle", method="GET", rate=4e6),
+    ],
+    ids=lambda rule: f"{rule.kind} {rule.status}" if rule.kind == "answer" else rule.kind,
+)
+def test_what_passes_is_waited_for(place, rule):
+    href, proxy, _ = place
+    proxy.add(rule)
+    read_in_every_way(Objects(href, timeout_s=2, retries=4))
+    assert rule.n_met >= (rule.n or 1)
+
+
+def test_slow_answer_may_take_longer_than_a_silent_one(place):
+    href, proxy, _ = place
+    proxy.add(Rule("throttle", method="GET", path="k$", rate=8e5))
+    started = time.monotonic()
+    assert Objects(href, timeout_s=1, retries=0).get("k") == DATA
+    assert time.monotonic() - started > 2
+
+
+@pytest.mark.parametrize(("rule", "kind"), [(denied(), "denied"), (expired(), "denied")], ids=["403", "expired"])
+def test_what_does_not_pass_is_named_at_once(place, rule, kind):
+    href, proxy, _ = place
+    proxy.add(rule)
+    for call in (lambda o: o.get("k"), lambda o: o.get_range("k", 0, 10)):
+        proxy.requests = []
+        with pytest.raises(SourceError) as caught:
+            call(Objects(href, timeout_s=2, retries=4))
+        assert (caught.value.kind, caught.value.retryable) == (kind, False)
+        assert len(proxy.requests) == 1
+
+
+@pytest.mark.parametrize("rule", [slow_down(), Rule("refuse"), Rule("cut", n_bytes=10)], ids=["503", "refused", "cut"])
+def test_outage_ends_as_retryable_and_is_never_an_absence(place, rule):
+    href, proxy, _ = place
+    proxy.add(rule)
+    objects = Objects(href, timeout_s=2, retries=1)
+    with pytest.raises(SourceError) as caught:
+        objects.get("k")
+    assert (caught.value.kind, caught.value.retryable) == ("timeout", True)
+    if rule.kind != "cut":
+        with pytest.raises(SourceError):
+            objects.exists("k")
+
+
+def test_absent_object_is_absent(place):
+    href, _, _ = place
+    objects = Objects(href)
+    with pytest.raises(MissingObjectError):
+        objects.get("nothing")
+    assert not objects.exists("nothing")
+
+
+def test_missing_bucket_is_never_an_absent_object(s3_bucket, proxied):
+    buckets.use(S3(endpoint_url=s3_bucket.url, timeout_s=5, retries=1))
+    objects = Objects("s3://no-such-bucket-here/d")
+    with pytest.raises(SourceError, match="no such bucket") as caught:
+        objects.get("k")
+    assert caught.value.kind == "denied"
+    with pytest.raises(UnknownStateError, match="no such bucket"):
+        objects.exists("k")
+    buckets.use(S3())
+
+
+@pytest.mark.parametrize("path", ["^/test", "list-type"])
+def test_bucket_that_stops_being_there_is_told_on_the_first_absent_key(s3_bucket, proxied, path):
+    proxy = proxied(s3_bucket.url)
+    buckets.use(S3(endpoint_url=proxy.url, timeout_s=5, retries=1))
+    proxy.add(no_bucket(path=path))
+    with pytest.raises(UnknownStateError):
+        Objects(s3_bucket.href("d")).exists("k")
+    buckets.use(S3())
+
+
+def test_object_that_changes_between_two_reads_is_told(place):
+    href, _, change = place
+    objects = Objects(href)
+    objects.get("k")
+    objects.check_unchanged()
+    change(DATA + b"1")
+    with pytest.raises(SourceError, match="plan again") as caught:
+        objects.get("k")
+    assert caught.value.kind == "changed"
+
+
+@pytest.mark.parametrize("place", ["http with tags", "s3"], indirect=True)
+def test_object_that_changed_after_it_was_read_is_found_before_the_seal(place):
+    href, _, change = place
+    objects = Objects(href)
+    objects.get("k")
+    change(DATA[:-1] + b"x")
+    with pytest.raises(SourceError) as caught:
+        objects.check_unchanged()
+    assert caught.value.kind == "changed"
+
+
+@pytest.fixture(params=["l2a", "l2a-v3"])
+def product(request, shared_sources, proxied):
+    """A product behind a proxy: its folder, manifest row, recipe, proxy."""
+    source = shared_sources[request.param]
+    recipe = recipe_for("S02MSIL2A")
+    with file_server(source.parent) as server:
+        proxy = proxied(server.url)
+        row = product_row(source, recipe)
+        yield source, replace(row, href=f"{proxy.url}/{source.name}"), recipe, proxy
+
+
+def test_conversion_from_a_bad_host_has_the_bytes_of_one_from_disk(product, tmp_path):
+    source, row, recipe, proxy = product
+    disk = convert(product_row(source, recipe), recipe=recipe, store_root=str(tmp_path / "disk"), threads=2)
+    faults = [slow_down(p=0.05, seed=1), Rule("refuse", p=0.05, seed=2), Rule("cut", method="GET", p=0.05, seed=3, n_bytes=99)]
+    for rule in faults:
+        proxy.add(rule)
+    net = convert(row, recipe=recipe, store_root=str(tmp_path / "net"), threads=2)
+    assert all(rule.n_met for rule in faults)
+    assert net.tree_sha256 == disk.tree_sha256
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind"),
+    [
+        (Rule("answer", status=404, code="NoSuchKey", path=f"{BAND}/(0|c/0)"), "missing"),
+        (denied(path=f"{BAND}/(0|c/0)"), "denied"),
+    ],
+    ids=["404", "403"],
+)
+def test_pixels_that_cannot_be_had_end_the_conversion_and_nothing_is_sealed(product, tmp_path, rule, kind):
+    _, row, recipe, proxy = product
+    proxy.add(rule)
+    with pytest.raises(SourceError) as caught:
+        convert(row, recipe=recipe, store_root=str(tmp_path), threads=2)
+    assert caught.value.kind == kind
+    assert row.product_id in caught.value.message
+    assert not list(Path(tmp_path).rglob("*.zarr/zarr.json"))
+
+
+def test_outage_in_the_middle_ends_as_retryable_and_nothing_is_sealed(product, tmp_path, monkeypatch):
+    _, row, recipe, proxy = product
+    monkeypatch.setattr(Objects, "__init__", partialmethod(Objects.__init__, timeout_s=2.0, retries=1))
+    proxy.add(slow_down(after=30))
+    with pytest.raises(SourceError) as caught:
+        convert(row, recipe=recipe, store_root=str(tmp_path), threads=2)
+    assert caught.value.retryable
+    assert not list(Path(tmp_path).rglob("*.zarr/zarr.json"))
