@@ -196,6 +196,22 @@ def test_pixels_that_cannot_be_had_end_the_conversion_and_nothing_is_sealed(prod
     assert not list(Path(tmp_path).rglob("*.zarr/zarr.json"))
 
 
+def test_source_that_changes_under_way_is_found_before_the_seal(source_copy, tmp_path):
+    source, recipe = source_copy("l2a"), recipe_for("S02MSIL2A")
+    row, chunk = product_row(source, recipe), source / BAND / "0.0"
+
+    def change(done, total):
+        if done == total:
+            chunk.write_bytes(chunk.read_bytes()[:-1] + b"x")
+
+    with file_server(source.parent, tags="etag") as server:
+        row = replace(row, href=f"{server.url}/{source.name}")
+        with pytest.raises(SourceError, match="plan again") as caught:
+            convert(row, recipe=recipe, store_root=str(tmp_path / "out"), threads=2, on_progress=change)
+    assert caught.value.kind == "changed"
+    assert not list((tmp_path / "out").rglob("*.zarr/zarr.json"))
+
+
 def test_outage_in_the_middle_ends_as_retryable_and_nothing_is_sealed(product, tmp_path, monkeypatch):
     _, row, recipe, proxy = product
     monkeypatch.setattr(Objects, "__init__", partialmethod(Objects.__init__, timeout_s=2.0, retries=1))

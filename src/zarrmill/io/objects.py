@@ -104,19 +104,6 @@ class Objects:
                 done += len(data)
                 yield data
 
-    def stream(self, key: str) -> tuple[int, Iterator[bytes]]:
-        """Return the size of one object, and its bytes part by part. Raises: as ``get``, on the way too."""
-        import obstore
-
-        with _Translated(f"{self.href}/{key}"):
-            answer = obstore.get(self.backend, key)
-        return int(answer.meta["size"]), self._parts(key, answer)
-
-    def _parts(self, key: str, answer: Any) -> Iterator[bytes]:  # obstore's answer has no public type
-        with _Translated(f"{self.href}/{key}"):
-            for part in answer.stream():
-                yield bytes(part)
-
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Return ``length`` bytes of one object from ``start``, fewer when it ends before.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zarrmill.io import bucket as buckets
 from zarrmill.io.objects import Objects
 
 if TYPE_CHECKING:
@@ -142,18 +143,29 @@ def _rasterio(objects: Objects, target: Target) -> str:
         return f"skipped: GDAL {rasterio.__gdal_version__} cannot read shards, 3.13 can"
     if version < GDAL_PLAIN:
         return f"skipped: GDAL {rasterio.__gdal_version__} cannot read Zarr v3, 3.12 can"
-    if objects.local is None:
-        return "skipped: asked on local stores only"
     if not target.has_cf and version < GDAL_SHARDED:
         return f"skipped: GDAL {rasterio.__gdal_version__} needs a CF grid mapping with x and y"
     path = f"{target.finest}/{target.band}".strip("/")
-    with rasterio.open(f'ZARR:"{objects.local}":/{path}') as dataset:
+    address, options = _gdal_address(objects)
+    with rasterio.Env(**options), rasterio.open(f'ZARR:"{address}":/{path}') as dataset:
         _expect(dataset.shape, target.shape, "shape")
         _expect(dataset.crs.to_epsg() if dataset.crs else None, target.epsg, "EPSG code")
         _expect_transform(tuple(dataset.transform), target)
         if target.nodata is not None:
             _expect(dataset.nodata, target.nodata, "nodata")
     return OK
+
+
+def _gdal_address(objects: Objects) -> tuple[str, dict[str, str]]:
+    """Return how GDAL names the store, and the options with which it reaches it."""
+    if objects.local is not None:
+        return str(objects.local), {}
+    # A directory is never listed: GDAL would ask for every folder of the store.
+    options = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_HTTP_MAX_RETRY": str(objects.retries)}
+    if not objects.href.startswith("s3://"):
+        return f"/vsicurl/{objects.href}", options
+    bucket, prefix = buckets.split(objects.href)
+    return f"/vsis3/{bucket}/{prefix}", options | buckets.gdal_options(bucket)
 
 
 _READERS: dict[str, Callable[[Objects, Target], str]] = {

@@ -189,6 +189,7 @@ class _Conversion:
 
     def _check_source(self) -> None:
         """Raise SourceError when the source was published anew since its metadata was read: pixels of both may be mixed."""
+        self._objects.check_unchanged()
         _, raw = read_metadata(self._objects)
         _check_fingerprint(self._objects, hashlib.sha256(raw).hexdigest(), self._tree.fingerprint)
 

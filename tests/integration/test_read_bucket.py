@@ -1,0 +1,82 @@
+"""Finished stores in a bucket: validated and read by independent readers as on disk; unknown is not absent."""
+
+import json
+
+import pytest
+from fault_proxy import denied, no_bucket, slow_down
+from products import product_row, recipe_for
+
+from zarrmill.config import S3
+from zarrmill.errors import SourceError, UnknownStateError, ZarrmillError
+from zarrmill.io import bucket as buckets
+from zarrmill.model import Verdict
+from zarrmill.stages.convert import convert
+from zarrmill.stages.validate import validate
+
+
+@pytest.fixture(autouse=True)
+def _settings():
+    yield
+    buckets.use(S3())
+
+
+def converted(source, root, **pixels):
+    recipe = recipe_for("S02MSIL2A", **pixels)
+    product = product_row(source, recipe)
+    return convert(product, recipe=recipe, store_root=str(root), threads=2), recipe
+
+
+def facts(report):
+    return [(f.code, f.path, f.severity) for f in report.findings], report.verdict, report.n_checks, report.n_pixels_compared
+
+
+@pytest.mark.parametrize("pixels", [{}, {"shard_px": None}], ids=["sharded", "unsharded"])
+def test_validation_of_a_store_in_a_bucket_is_that_of_the_same_store_on_disk(shared_sources, s3_bucket, tmp_path, pixels):
+    source = shared_sources["l2a"]
+    near, recipe = converted(source, tmp_path, **pixels)
+    far, _ = converted(source, s3_bucket.href("stores"), **pixels)
+    on_disk = validate(near.store, source=str(source), recipe=recipe, threads=2)
+    in_bucket = validate(far.store, source=str(source), recipe=recipe, threads=2)
+    assert facts(in_bucket) == facts(on_disk)
+    assert in_bucket.verdict in (Verdict.PASS, Verdict.WARN)
+    assert in_bucket.readers == on_disk.readers
+    assert {name for name, said in in_bucket.readers.items() if said == "ok"} >= {"xarray", "rioxarray", "rio-tiler"}
+    if pixels:
+        assert in_bucket.readers["rasterio"] == "ok"
+
+
+def test_reader_without_a_right_to_write_validates(shared_sources, s3_bucket, monkeypatch):
+    far, recipe = converted(shared_sources["l2a"], s3_bucket.href("stores"))
+    for name, value in s3_bucket.env("reader").items():
+        monkeypatch.setenv(name, value)
+    buckets.use(S3())
+    assert validate(far.store, source=None, recipe=recipe, threads=2).verdict is not Verdict.FAIL
+
+
+@pytest.mark.parametrize("rule", [slow_down(), denied(), no_bucket()], ids=["503", "403", "404"])
+def test_store_that_cannot_be_asked_gets_no_verdict(shared_sources, s3_bucket, proxied, rule):
+    far, recipe = converted(shared_sources["l2a"], s3_bucket.href("stores"))
+    proxy = proxied(s3_bucket.url)
+    buckets.use(S3(endpoint_url=proxy.url, retries=0, timeout_s=2))
+    proxy.add(rule)
+    with pytest.raises((UnknownStateError, SourceError)) as caught:
+        validate(far.store, source=None, recipe=recipe, threads=2)
+    assert isinstance(caught.value, ZarrmillError)
+
+
+def test_changed_object_in_a_bucket_fails_validation(shared_sources, s3_bucket):
+    source = shared_sources["l2a"]
+    far, recipe = converted(source, s3_bucket.href("stores"))
+    prefix = far.store.removeprefix(f"s3://{s3_bucket.name}/")
+    key = next(key for key in s3_bucket.keys(prefix) if "reflectance/r10m/b02/c/" in key)
+    data = bytearray(s3_bucket.contents(key)[""])
+    data[len(data) // 3] ^= 0xFF
+    s3_bucket.put(key, bytes(data))
+    assert validate(far.store, source=str(source), recipe=recipe, threads=2).verdict is Verdict.FAIL
+
+
+def test_receipt_names_the_store_by_its_address(shared_sources, s3_bucket):
+    far, _ = converted(shared_sources["l2a"], s3_bucket.href("stores"))
+    assert far.store.startswith(f"s3://{s3_bucket.name}/stores/sentinel-2-l2a/20250113/")
+    root = s3_bucket.contents(f"{far.store.removeprefix(f's3://{s3_bucket.name}/')}/zarr.json")[""]
+    assert json.loads(root)["attributes"]["zarrmill"]["tree_sha256"] == far.tree_sha256
