@@ -31,6 +31,9 @@ GOALS = {
     "validate sampled / convert, wall": ("validate-sampled", "zarrmill", "wall_s", 0.1),
     "convert / eopf-geozarr integers, wall": ("zarrmill", "eopf-integers", "wall_s", round(1 / 6, 3)),
     "convert / eopf-geozarr integers, bytes": ("zarrmill", "eopf-integers", "n_bytes", 1.0),
+    "Sentinel-1 GRD: convert / eopf-geozarr, wall": ("grd", "grd-eopf", "wall_s", round(1 / 6, 3)),
+    "Sentinel-1 GRD: convert / eopf-geozarr, peak memory": ("grd", "grd-eopf", "peak_bytes", round(1 / 6, 3)),
+    "Sentinel-1 GRD: validate full / convert, wall": ("grd-validate", "grd", "wall_s", 1.0),
     "convert / eopf-geozarr default (dask cluster), wall": ("zarrmill", "eopf-dask", "wall_s", round(1 / 18, 3)),
 }
 """Ratio to its two cases, what is divided, and the most that it should be."""
@@ -57,6 +60,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--others", action="store_true", help="measure eopf-geozarr too")
+    parser.add_argument("--radar", default="16677x26064", help="lines x samples of the Sentinel-1 GRD product; 0x0 leaves it out")
     parser.add_argument("--big", action="store_true", help="convert a product of twice the edge too")
     parser.add_argument("--pixels", choices=("real", "synthetic"), default="real")
     parser.add_argument("--uv", default="uv", help="uv that makes the environment of eopf-geozarr")
@@ -127,6 +131,23 @@ class Bench:
                 command = tuple(others.command(venv, source, str(target), *options))
                 found.append(Case(f"eopf-{name}", command, title, target, repeats))
         return found
+
+    def radar_cases(self, venv: Path) -> list[Case]:
+        """Return what is measured on a Sentinel-1 GRD product; the other converter once, it takes minutes."""
+        lines, samples = (int(edge) for edge in self.options.radar.split("x"))
+        if not lines:
+            return []
+        made = self.once("grd", ours("grd", root=str(self.options.work / "products-grd"), lines=lines, samples=samples))
+        source, store, target = str(made["product"]), self.work / "stores-grd", self.work / "eopf-grd"
+        common = {"source": source, "root": str(store), "threads": self.options.threads, "product_type": "S01SIWGRH"}
+        cases = [
+            Case("grd", ours("convert", **common), f"zarrmill convert; {self.options.threads} threads", store),
+            Case("grd-validate", ours("validate", **common, depth="full"), "zarrmill validate, full"),
+        ]
+        if self.options.others:
+            command = tuple(others.radar_command(venv, source, str(target)))
+            cases.append(Case("grd-eopf", command, "eopf-geozarr, EPSG:4326, threads", target, 1))
+        return cases
 
     def measure(self, cases: Sequence[Case]) -> None:
         """Run all cases in turn, round by round."""
@@ -203,6 +224,7 @@ def result_of(bench: Bench, cases: Sequence[Case], planned: Json) -> Json:
         "command": shown(sys.orig_argv),
         "foreign_share": round(sum(cost.foreign_cpu_s for cost in runs) / sum(cost.cpu_s for cost in runs), 3),
         "product": {"size_px": options.size, "pixels": options.pixels} | planned,
+        "radar": options.radar,
         "cases": {
             case.name: {"title": case.title, "command": shown(case.command), "told": bench.told.get(case.name)}
             | measured[case.name]
@@ -228,7 +250,7 @@ def main() -> None:
         versions["eopf-geozarr"] = others.install(options.uv, venv)
     source, layout = bench.product(options.size), bench.work / "layout.json"
     planned = bench.once("layout", ours("layout", source=source, target=str(layout)))
-    cases = bench.cases(source, layout, venv)
+    cases = bench.cases(source, layout, venv) + bench.radar_cases(venv)
     bench.measure(cases)
     result = result_of(bench, cases, planned) | {"started": started, "versions": versions, "values": None}
     result["machine"] = before | {"load_after": [round(value, 2) for value in os.getloadavg()]}

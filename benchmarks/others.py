@@ -47,6 +47,12 @@ def command(venv: Path, source: str, target: str, *options: str) -> list[str]:
     return [str(venv / "bin/eopf-geozarr"), "convert-s2-optimized", source, target, *fixed, *options]
 
 
+def radar_command(venv: Path, source: str, target: str) -> list[str]:
+    """Return the command that converts a radar product: both polarisations, to EPSG:4326, their only target."""
+    fixed = ("--groups", "/measurements", "--gcp-group", "/conditions/gcp", "--spatial-chunk", "1024", "--enable-sharding")
+    return [str(venv / "bin/eopf-geozarr"), "convert", source, target, *fixed]
+
+
 def compare(ours: str, source: str, integers: str, float32: str) -> dict[str, Any]:
     """Return where their rasters (integers kept) differ from ours, and which dtypes their float32 mode changes."""
     mine, given, theirs = (dict(_rasters(path)) for path in (ours, source, integers))

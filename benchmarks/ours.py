@@ -16,13 +16,15 @@ from zarrmill.io.source import read_tree
 from zarrmill.model import Product
 
 ROOT = Path(__file__).parent.parent
-PRODUCT_TYPE = "S02MSIL2A"
+OPTICAL, RADAR = "S02MSIL2A", "S01SIWGRH"
+RECIPES = {OPTICAL: "s2-l2a", RADAR: "s1-grd"}
+COLLECTIONS = {OPTICAL: "sentinel-2-l2a", RADAR: "sentinel-1-l1-grd"}
 Answer = dict[str, Any]  # Any: JSON values
 
 
-def recipe(depth: str = "full", clevel: int | None = None) -> Recipe:
+def recipe(product_type: str = OPTICAL, depth: str = "full", clevel: int | None = None) -> Recipe:
     """Return the shipped recipe; with another depth of validation, or another level in blosc's own blocks, where asked for."""
-    values = load_recipe(ROOT / "config/recipes/s2-l2a.yaml").model_dump()
+    values = load_recipe(ROOT / f"config/recipes/{RECIPES[product_type]}.yaml").model_dump()
     values["validation"]["depth"] = depth
     if clevel is not None:
         values["pixels"]["codec"] |= {"clevel": clevel, "blocksize": 0}
@@ -36,12 +38,21 @@ def sample(root: str, size_px: int, pixels: str) -> Answer:
     return {"product": str(build_product(SampleSpec(size_px=size_px, pixels=pixels), Path(root)))}  # type: ignore[arg-type]  # checked by argparse
 
 
+def grd(root: str, lines: int, samples: int) -> Answer:
+    """Build a radar product of two polarisations once and return its path; its pixels are synthetic speckle."""
+    from zarrmill.sample import GrdSpec, build_grd, grd_product_id
+
+    spec = GrdSpec(shape=(lines, samples))
+    path = Path(root, f"{grd_product_id(spec)}.zarr")
+    return {"product": str(path if path.exists() else build_grd(spec, Path(root)))}
+
+
 def layout(source: str, target: str) -> Answer:
     """Write what the floor has to do: source arrays and all that is made from them, as the engine plans it."""
     from zarrmill.stages.convert import plan_store
 
     objects, chosen = Objects(source), recipe()
-    plan = plan_store(objects, read_tree(objects), PRODUCT_TYPE, chosen)
+    plan = plan_store(objects, read_tree(objects), OPTICAL, chosen)
     rasters = [
         {
             "source": task.source.path,
@@ -61,33 +72,33 @@ def layout(source: str, target: str) -> Answer:
     return {"n_bytes": plan.n_bytes, "n_arrays": len(rasters), "codec": chosen.pixels.codec.model_dump()}
 
 
-def convert(source: str, root: str, threads: int, clevel: int | None = None) -> Answer:
+def convert(source: str, root: str, threads: int, product_type: str = OPTICAL, clevel: int | None = None) -> Answer:
     """Convert with everything on and return the receipt's numbers."""
     from zarrmill.stages.convert import convert as stage
 
-    chosen = recipe(clevel=clevel)
-    receipt = stage(_product(source, chosen), recipe=chosen, store_root=root, threads=threads)
+    chosen = recipe(product_type, clevel=clevel)
+    receipt = stage(_product(source, product_type, chosen), recipe=chosen, store_root=root, threads=threads)
     return {"store": receipt.store, "steps_s": dict(receipt.measured.steps_s), "tree_sha256": receipt.tree_sha256}
 
 
-def validate(source: str, root: str, depth: str, threads: int) -> Answer:
+def validate(source: str, root: str, depth: str, threads: int, product_type: str = OPTICAL) -> Answer:
     """Validate the store that ``convert`` left below ``root``."""
     from zarrmill.stages.validate import validate as stage
 
-    chosen = recipe(depth)
-    product = _product(source, chosen)
+    chosen = recipe(product_type, depth)
+    product = _product(source, product_type, chosen)
     report = stage(str(Path(root, product.store_path)), source=source, recipe=chosen, product=product, threads=threads)
     told = {"verdict": report.verdict.value, "score": report.score, "sample": report.sample}
     return told | {"n_pixels": report.n_pixels_compared, "steps_s": dict(report.measured.steps_s)}
 
 
-def _product(source: str, chosen: Recipe) -> Product:
+def _product(source: str, product_type: str, chosen: Recipe) -> Product:
     fingerprint = read_tree(Objects(source)).fingerprint
     return Product(
-        collection="sentinel-2-l2a",
+        collection=COLLECTIONS[product_type],
         product_id=Path(source).stem,
         datetime="2025-01-13T15:43:09Z",
-        product_type=PRODUCT_TYPE,
+        product_type=product_type,
         href=source,
         item_href="",
         recipe=chosen.name,
@@ -102,8 +113,9 @@ def _product(source: str, chosen: Recipe) -> Product:
 def main() -> None:
     """Carry out one verb, in a process with the settings of a job."""
     keep_memory()
-    verbs: dict[str, Callable[..., Answer]] = {"sample": sample, "layout": layout, "convert": convert, "validate": validate}
-    sys.stdout.write(json.dumps(verbs[sys.argv[1]](**json.loads(sys.argv[2]))) + "\n")
+    verbs: tuple[Callable[..., Answer], ...] = (sample, grd, layout, convert, validate)
+    verb = next(verb for verb in verbs if verb.__name__ == sys.argv[1])
+    sys.stdout.write(json.dumps(verb(**json.loads(sys.argv[2]))) + "\n")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,15 @@ def write(result: Json, folder: Path) -> None:
     (folder / "engine.json").write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
     for name, drawing in drawings.items():
         (folder / f"{name}.svg").write_text(_alone(drawing))
-    shown = {"r": result, "cases": cases, "values": _by_group(result["values"]), "drawings": drawings, "light": LIGHT}
+    radar = {name: case for name, case in result["cases"].items() if name.startswith("grd")}
+    shown = {
+        "r": result,
+        "cases": cases,
+        "radar": radar,
+        "values": _by_group(result["values"]),
+        "drawings": drawings,
+        "light": LIGHT,
+    }
     for template, target in (("report.md.j2", "README.md"), ("report.html.j2", "index.html")):
         (folder / target).write_text(_environment(html=target.endswith("html")).get_template(template).render(shown))
 
