@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 from builders import build_test_product
 from fault_proxy import FaultProxy, fault_proxy
+from hypothesis import settings
 from k8s_server import KubernetesServer, make_image
 from s3_server import Bucket, S3Server, bucket, s3_server
 from workspace import Workspace
+
+settings.register_profile("same-every-time", derandomize=True, deadline=None)
+settings.load_profile("same-every-time")
 
 
 @pytest.fixture(scope="session")

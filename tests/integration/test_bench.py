@@ -21,6 +21,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "1",
         "--pixels",
         "synthetic",
+        "--radar",
+        "300x400",
         "--work",
         str(root / "work"),
         "--out",
@@ -41,12 +43,21 @@ def test_the_floor_writes_the_same_bytes_as_convert(report: Path) -> None:
 
 def test_every_case_has_costs_and_the_report_is_small(report: Path) -> None:
     result = json.loads((report / "engine.json").read_text())
-    assert set(result["cases"]) == {"floor", "zarrmill", "zarrmill-1", "validate-full", "validate-sampled"}
+    assert set(result["cases"]) == {
+        "floor",
+        "zarrmill",
+        "zarrmill-1",
+        "validate-full",
+        "validate-sampled",
+        "grd",
+        "grd-validate",
+    }
     for case in result["cases"].values():
         assert case["wall_s"] > 0
         assert case["cpu_s"] > 0
         assert case["peak_bytes"] > 10_000_000
-    assert result["cases"]["validate-full"]["told"]["verdict"] == "PASS"
+    for name in ("validate-full", "grd-validate"):
+        assert result["cases"][name]["told"]["verdict"] == "PASS"
     assert [row["size_px"] for row in result["sizes"]] == [90]
     text = (report / "README.md").read_text()
     assert all(name in text for name in result["ratios"])

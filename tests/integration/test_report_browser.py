@@ -52,7 +52,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of 60 products, of which 8 failed."""
     run = fake_run(tmp_path_factory.mktemp("run"), 60, n_failed=8, n_waiting=4)
     report(run.settings, workdir=run.workdir)
-    return run.state.report
+    return Path(run.state.report)
 
 
 @pytest.mark.parametrize("size", ["1280,3000", "500,3000"])
