@@ -236,6 +236,22 @@ def test_not_more_pods_run_at_once_than_the_node_holds(cluster, api):
     assert cluster.kubelet.n_most == 2
 
 
+def test_pod_of_a_higher_priority_gets_the_next_place(cluster, api):
+    _, batch = api
+    cluster.kubelet.max_pods = 1
+    for value, name in ((1, "low"), (2, "high")):
+        cluster.load(f"{{apiVersion: scheduling.k8s.io/v1, kind: PriorityClass, metadata: {{name: {name}}}, value: {value}}}")
+    for index, name in enumerate(("low", "low", "high")):
+        body = job(f"{name}-{index}", f"sleep 0.5; echo {name}")
+        body["spec"]["template"]["spec"]["priorityClassName"] = name
+        batch.create_namespaced_job(NS, body)
+        until(lambda n=index: len(cluster.kubelet.pods) == n + 1 and cluster.kubelet.n_most == 1)
+    for name in ("low-0", "low-1", "high-2"):
+        ended(batch, name)
+    started = sorted(cluster.kubelet.pods.values(), key=lambda running: running.log.stat().st_mtime_ns)
+    assert [running.log.read_text().strip() for running in started] == ["low", "high", "low"]
+
+
 def test_indexed_job_gives_each_pod_its_index_and_retries_only_the_one_that_failed(cluster, api):
     _core, batch = api
     cluster.fault("exit", match="index")

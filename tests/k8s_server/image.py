@@ -12,18 +12,26 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def make_image(folder: Path) -> Mapping[str, str]:
-    """Lay out an image in ``folder``: ``pip``, the wheels of the storage plugins, the profiles. Return its environment."""
+    """Lay out an image in ``folder`` (programs, wheels of the storage plugins, profiles, workflow); return its environment."""
     (folder / "bin").mkdir(parents=True)
-    pip = folder / "bin/pip"
-    pip.write_text(f'#!/bin/sh\nexec {_pip()} "$@"\n')
-    pip.chmod(0o755)
+    zarrmill = f'{sys.executable} -c "from zarrmill.cli import main; main()"'
+    for name, command in (("pip", _pip()), ("zarrmill", zarrmill), ("snakemake", f"{sys.executable} -m snakemake")):
+        script = folder / "bin" / name
+        script.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        script.chmod(0o755)
+    shutil.copy(ROOT / "deploy/docker/driver", folder / "bin")
     wheel_of("snakemake-storage-plugin-s3", folder / "wheels")
     shutil.copytree(ROOT / "profiles", folder / "xdg/snakemake")
+    home = folder / "zarrmill"
+    for name in ("config", "workflow"):
+        shutil.copytree(ROOT / name, home / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "environment.yml", home)
     return {
         "PATH": f"{folder}/bin:{Path(sys.executable).parent}:/usr/bin:/bin",
         "PYTHONPATH": str(ROOT / "src"),
         "PYTHONWARNINGS": "ignore",
         "HOME": "{workdir}",
+        "ZARRMILL_HOME": str(home),
         "XDG_CONFIG_DIRS": f"{folder}/xdg",
         "PIP_NO_INDEX": "1",
         "PIP_NO_DEPS": "1",

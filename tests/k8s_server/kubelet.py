@@ -148,8 +148,8 @@ class Kubelet:
                 self._mount(running, container)
                 image = {key: value.format(workdir=running.folder) for key, value in self.image_env.items()}
                 given = {item["name"]: self._value(running.pod, item) for item in container.get("env", ())}
-                values = image | self._env_from(running.pod, container) | given
-                return {key: _mounted(running, value) for key, value in values.items()} | self._account(running)
+                own = {key: _mounted(running, value) for key, value in (self._env_from(running.pod, container) | given).items()}
+                return image | own | self._account(running)
             except (ApiError, KeyError) as error:
                 self._waiting(running, "CreateContainerConfigError", str(error))
                 running.stopped.wait(TICK_S)
@@ -222,8 +222,22 @@ class Kubelet:
             self._terminated(running, running.fault.code)
             return
         running.folder.mkdir(parents=True)
+        try:
+            running.process = self._begin(running, container, environment)
+        except OSError as error:
+            running.log.write_text(f"{error}\n")
+            self._terminated(running, 128, "StartError")
+            return
+        self._state(running, "Running", {"running": {"startedAt": now()}})
+        reason = self._watch(running, running.process)
+        if reason == "Evicted":
+            self._evict(running, "Pod was over its share of the node.", 137)
+        else:
+            self._terminated(running, _exit_code(running.process), reason)
+
+    def _begin(self, running: Running, container: Object, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         with running.log.open("ab") as log:
-            running.process = subprocess.Popen(
+            return subprocess.Popen(
                 [_expanded(word, environment) for word in (*container["command"], *container.get("args", ()))],
                 cwd=running.folder,
                 env=dict(environment),
@@ -232,12 +246,6 @@ class Kubelet:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._state(running, "Running", {"running": {"startedAt": now()}})
-        reason = self._watch(running, running.process)
-        if reason == "Evicted":
-            self._evict(running, "Pod was over its share of the node.", 137)
-        else:
-            self._terminated(running, _exit_code(running.process), reason)
 
     def _watch(self, running: Running, process: "subprocess.Popen[bytes]") -> str:
         """Wait for the end of a container; return why the node ended it, empty when it did not."""

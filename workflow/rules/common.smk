@@ -46,6 +46,9 @@ LOGS = f"results/{ROOT}/logs" if STATE.root.remote else f"{ROOT}/logs"
 PRODUCTS = {product.name: product for product in MANIFEST or ()}
 CONDA = "../../environment.yml"
 
+# What Snakemake itself takes beside the script where a job is a pod; 165 MB measured.
+SNAKEMAKE_MB = 200
+
 if STATE.root.remote:
     import snakemake_storage_plugin_s3
 
@@ -118,7 +121,7 @@ def item_digest(wildcards):
 
 def memory_mb(wildcards, attempt):
     """Return the memory that a job of one product asks for; more after it was not enough."""
-    return PRODUCTS[wildcards.product].mem_mb * attempt
+    return PRODUCTS[wildcards.product].mem_mb * attempt + SNAKEMAKE_MB
 
 
 wildcard_constraints:

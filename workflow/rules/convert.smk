@@ -18,7 +18,7 @@ rule convert:
     threads: SETTINGS.threads
     resources:
         mem_mb=memory_mb,
-        disk_mb=2000,
+        disk_mb=500,
     message:
         "convert: {wildcards.product}"
     script:
