@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +29,11 @@ _READ = ["s3:GetObject", "s3:ListBucket", "s3:GetBucketLocation"]
 _WRITE = [*_READ, "s3:PutObject", "s3:ListBucketMultipartUploads", "s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"]
 
 
+def key_of(identity: str) -> tuple[str, str]:
+    """Return access key and secret of an identity, also of one that a test made."""
+    return KEYS.get(identity, (f"test-{identity}-key", f"test-{identity}-secret"))
+
+
 def weed() -> Path:
     """Return the server's binary, installed beside the interpreter."""
     return Path(sys.executable).with_name("weed")
@@ -44,7 +49,7 @@ class S3Server:
 
     def client(self, identity: str = "admin", url: str | None = None, **options: Any) -> Any:  # boto3's clients have no type
         """Return a client without retries; close it."""
-        key, secret = KEYS[identity]
+        key, secret = key_of(identity)
         config = Config(retries={"max_attempts": 0}, s3={"addressing_style": "path"}, connect_timeout=5, read_timeout=30)
         return boto3.session.Session().client(
             "s3",
@@ -57,7 +62,7 @@ class S3Server:
 
     def env(self, identity: str = "admin", url: str | None = None) -> dict[str, str]:
         """Return the environment of a process that works on this server (or through a proxy at ``url``)."""
-        key, secret = KEYS[identity]
+        key, secret = key_of(identity)
         return {
             "AWS_ENDPOINT_URL": url or self.url,
             "AWS_ACCESS_KEY_ID": key,
@@ -122,10 +127,10 @@ class Bucket:
 
 
 @contextmanager
-def s3_server(folder: Path) -> Iterator[S3Server]:
-    """Run a server with its data in ``folder`` until the block ends."""
+def s3_server(folder: Path, policies: Mapping[str, str] | None = None) -> Iterator[S3Server]:
+    """Run a server with its data in ``folder`` until the block ends; ``policies`` are further identities by name."""
     config = folder / "s3.json"
-    config.write_text(json.dumps(_identities()))
+    config.write_text(json.dumps(_identities(policies or {})))
     names = ("master", "volume", "filer", "s3")
     ports = _free_ports(2 * len(names))
     options = [f"-{n}.port={http}" for n, http in zip(names, ports, strict=False)]
@@ -164,13 +169,13 @@ def _keys(client: Any, name: str, prefix: str) -> list[str]:
     return sorted(item["Key"] for page in pages for item in page.get("Contents", []))
 
 
-def _identities() -> dict[str, Any]:
+def _identities(more: Mapping[str, str]) -> dict[str, Any]:
     def policy(allowed: list[str]) -> str:
         statement = {"Effect": "Allow", "Action": allowed, "Resource": _EVERYWHERE}
         return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
 
-    policies = {"writer": policy([*_WRITE, "s3:DeleteObject"]), "converter": policy(_WRITE), "reader": policy(_READ)}
-    credentials = {name: [{"accessKey": key, "secretKey": secret}] for name, (key, secret) in KEYS.items()}
+    policies = {"writer": policy([*_WRITE, "s3:DeleteObject"]), "converter": policy(_WRITE), "reader": policy(_READ), **more}
+    credentials = {name: [dict(zip(("accessKey", "secretKey"), key_of(name), strict=True))] for name in {*KEYS, *more}}
     identities: list[dict[str, Any]] = [
         {"name": "admin", "credentials": credentials["admin"], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
     ]

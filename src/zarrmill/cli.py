@@ -20,7 +20,9 @@ from zarrmill.io.process import keep_memory
 from zarrmill.io.state import State
 from zarrmill.model import ValidationReport
 
+bucket_app = typer.Typer(no_args_is_help=True, help="Buckets of state and stores: what they should be like, and making them so.")
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(bucket_app, name="bucket")
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration of the run.")]
 DEFAULT_CONFIG = Path("config/config.yaml")
@@ -42,9 +44,11 @@ def run_plan(settings: Settings) -> int:
     """Plan a run, write the manifest, print what was decided; return the exit code."""
     from rich.console import Console
 
+    from zarrmill.runs.bucket import guard
     from zarrmill.stages.plan import plan, print_plan, write_plan
 
     bucket.use(settings.s3)
+    guard(settings)
     result = plan(settings, load_recipes(settings))
     print_plan(result, Console())
     write_plan(result, State.of(settings))
@@ -222,6 +226,23 @@ def sample(
     return EXIT_OK
 
 
+@bucket_app.command()
+@_exits
+def check(config: ConfigOption = DEFAULT_CONFIG) -> int:
+    """Show what the buckets of a run have and should have. The exit code is 4 when something is other than it should be."""
+    return _buckets(_settings(config), execute=False, show_only=True)
+
+
+@bucket_app.command()
+@_exits
+def setup(
+    config: ConfigOption = DEFAULT_CONFIG,
+    execute: Annotated[bool, typer.Option("--execute", help="Make the changes; without, they are only shown.")] = False,
+) -> int:
+    """Bring versioning, lifecycle, CORS and policy of the buckets of a run in order; rules of others stay."""
+    return _buckets(_settings(config), execute=execute, show_only=False)
+
+
 @app.command()
 @_exits
 def errors() -> int:
@@ -263,6 +284,30 @@ def _print_report(report: ValidationReport) -> None:
         f"{report.n_pixels_compared:,} pixels compared with the source ({report.sample})" if report.source else "no source given"
     )
     console.print(Text(f"{report.verdict}  score {report.score:g}  {report.n_checks} checks  {compared}  {report.store}"))
+
+
+def _buckets(settings: Settings, *, execute: bool, show_only: bool) -> int:
+    """Tell of every bucket what would lose data and what is to be changed, and change it when asked to."""
+    from zarrmill.runs.bucket import look
+    from zarrmill.runs.bucket import setup as apply
+
+    states = look(settings)
+    if not states:
+        print("state and stores are on disk: no bucket to look at")
+    for state in states:
+        print(f"s3://{state.kept.bucket}")
+        for danger in state.dangers:
+            print(f"  DATA WOULD BE LOST: {danger}")
+        for change in state.changes:
+            print(f"  {'changed' if execute else 'to change'}: {change}")
+        if execute and state.changes:
+            apply(state)
+        if not state.changes and not state.dangers:
+            print("  as it should be")
+    left = any(state.dangers or (state.changes and show_only) for state in states)
+    if not execute and not show_only and any(state.changes for state in states):
+        print("nothing was changed; run it with --execute")
+    return EXIT_FAILED if left else EXIT_OK
 
 
 def _settings(path: Path, run: str | None = None) -> Settings:

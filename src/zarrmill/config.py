@@ -253,6 +253,32 @@ class S3(Endpoint):
         return self.buckets.get(bucket, self)
 
 
+class BucketRules(_Model):
+    """What the buckets of state and stores are to be like; `zarrmill bucket setup` makes them so, every run looks."""
+
+    versioning: Literal["required", "wanted", "off"] = "wanted"
+    """``required`` starts no run without, ``wanted`` has ``setup`` switch it on, ``off`` leaves it as it is."""
+    noncurrent_days: int = Field(14, ge=1)
+    """Days for which what was overwritten or deleted can be had back, where there is versioning."""
+    incomplete_days: int = Field(1, ge=1)
+    """Days after which the parts of an upload that was never completed are removed."""
+    expire_days: dict[str, int] = Field(default_factory=dict)
+    """``s3://bucket/prefix`` to days after which objects there are deleted; any other rule that would delete ours stops a run."""
+    viewers: tuple[str, ...] = ()
+    """Origins of web viewers that may read stores, e.g. ``https://viewer.example.org``."""
+    public_read: bool = False
+    """Let everyone read the objects of stores."""
+
+    @field_validator("expire_days")
+    @classmethod
+    def _expire_days(cls, value: dict[str, int]) -> dict[str, int]:
+        for address, days in value.items():
+            bucket, _, prefix = address.removeprefix("s3://").partition("/")
+            if not address.startswith("s3://") or not bucket or not prefix.strip("/") or days < 1:
+                raise ValueError(f"{address}: {days} is not s3://bucket/prefix and at least one day")
+        return value
+
+
 class Settings(_Model):
     """One run: where the sources are, where results go, which recipes serve which product types."""
 
@@ -264,6 +290,8 @@ class Settings(_Model):
     """Folder or ``s3://bucket/prefix`` where stores go; shared by runs."""
     s3: S3 = S3()
     """Object storage."""
+    bucket_rules: BucketRules = BucketRules()
+    """What the buckets of state and stores are to be like."""
     source: Source
     """Where products come from."""
     recipes: tuple[str, ...] = Field(

@@ -67,6 +67,7 @@ class ConfigError(ZarrmillError):
     exit_code = EXIT_CONFIG
     kinds: ClassVar[dict[str, str]] = {
         "invalid": "A key is unknown or a value is out of bounds. Correct the named key; `zarrmill config` lists all.",
+        "bucket": "A bucket of this run would lose data. `zarrmill bucket check` says how, `zarrmill bucket setup` mends ours.",
         "manifest": "The manifest is missing or malformed. Run `plan` again.",
         "recipe": "No recipe, or more than one, serves this product type. Edit `recipes` in the configuration.",
         "sample": "The sample pixels are not installed. Run `make setup`.",

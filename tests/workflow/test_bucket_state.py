@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 from fake_run import fake_products
@@ -14,7 +15,7 @@ from fault_proxy import FaultProxy, Rule, denied, no_bucket, slow_down
 from s3_server import Bucket
 from workspace import Workspace
 
-from zarrmill.errors import EXIT_FAILED, EXIT_UNKNOWN
+from zarrmill.errors import EXIT_CONFIG, EXIT_FAILED, EXIT_UNKNOWN
 from zarrmill.io.listing import Listing
 from zarrmill.io.manifest import write_manifest
 from zarrmill.io.places import together
@@ -153,6 +154,24 @@ def test_a_second_driver_waits_and_is_refused(work: Workspace, s3_bucket: Bucket
         lock.release()
         buckets.use(S3())
     assert not s3_bucket.keys("state/test/.lock/")
+
+
+def test_a_bucket_that_would_lose_the_state_starts_no_run(
+    work: Workspace, s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.plan()
+    for name, value in s3_bucket.env("admin").items():
+        monkeypatch.setenv(name, value)
+    rule = {"ID": "tidy", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": 7}}
+    with closing(s3_bucket.client()) as client:
+        client.put_bucket_lifecycle_configuration(Bucket=s3_bucket.name, LifecycleConfiguration={"Rules": [rule]})
+    before = s3_bucket.contents()
+    for done in (work.snakemake(check=False), work.zarrmill("plan")):
+        told = done.stdout + done.stderr
+        assert done.returncode == EXIT_CONFIG, told
+        assert "ZM-CFG-BUCKET" in told
+        assert "'tidy' deletes objects after 7 days: it reaches state/" in told
+    assert s3_bucket.contents() == before
 
 
 def test_state_and_storage_of_snakemake_must_be_one_place(work: Workspace, s3_bucket: Bucket) -> None:

@@ -132,10 +132,21 @@ wildcard_constraints:
 
 onstart:
     LOCK.take()
+    look_at_buckets()
 
 
 onerror:
     write_report()
+
+
+def look_at_buckets():
+    """Start nothing where data would be lost."""
+    from zarrmill.runs.bucket import guard
+
+    try:
+        guard(SETTINGS)
+    except ZarrmillError as error:
+        stop(error)
 
 
 def write_report():

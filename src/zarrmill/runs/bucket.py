@@ -1,0 +1,96 @@
+"""``bucket``: whether the buckets of a run are as they should be, making them so; no run where data would be lost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import structlog
+
+from zarrmill.config import Settings
+from zarrmill.core.bucket_rules import Kept, Rule, Rules, dangers, differs, is_ours, kept_in, merged, same, wanted_rules
+from zarrmill.errors import ConfigError, StoreError
+from zarrmill.io.bucket_rules import KINDS, enable_versioning, read_list, read_versioning, write_list
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BucketState:
+    """One bucket of a run: what it is to keep, what it has and what it should have."""
+
+    kept: Kept
+    found: Rules
+    wanted: Rules
+    dangers: tuple[str, ...]
+    """What would lose data of ours, in words."""
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What ``setup`` would change, in words."""
+        versioning = ["switch versioning on"] if self.wanted.versioning and not self.found.versioning else []
+        return (*versioning, *(f"{kind}: {name}" for kind in KINDS for name in differs(self._has(kind), self._wants(kind))))
+
+    def _has(self, kind: str) -> Sequence[Rule]:
+        return tuple(getattr(self.found, kind))
+
+    def _wants(self, kind: str) -> Sequence[Rule]:
+        return tuple(getattr(self.wanted, kind))
+
+
+def look(settings: Settings) -> tuple[BucketState, ...]:
+    """Return the state of every bucket that this run keeps something in.
+
+    Raises: UnknownStateError: no answer; StoreError: access denied, no such bucket.
+    """
+    return tuple(_looked(settings, kept) for kept in kept_in(settings.state_root, settings.store_root))
+
+
+def setup(state: BucketState) -> None:
+    """Make the changes of one bucket, and read them back; rules of others stay. Nothing when there are none.
+
+    Raises: StoreError: a change was refused, or reads back differently.
+    """
+    name = state.kept.bucket
+    if state.wanted.versioning and not state.found.versioning:
+        enable_versioning(name)
+        if not read_versioning(name):
+            raise StoreError(f"s3://{name}: versioning is still off after it was switched on; ask the service", kind="lost")
+    for kind in KINDS:
+        found, wanted = getattr(state.found, kind), getattr(state.wanted, kind)
+        if not differs(found, wanted):
+            continue
+        write_list(name, kind, merged(found, wanted))
+        now = read_list(name, kind)
+        others = [rule for rule in found if not is_ours(rule)]
+        if differs(now, wanted) or not same((rule for rule in now if not is_ours(rule)), others):
+            raise StoreError(f"s3://{name}: {kind} rules read back differently; compare them with the service", kind="lost")
+
+
+def guard(settings: Settings) -> None:
+    """Let a run start unless a bucket would lose data; costs two requests a bucket.
+
+    Rules that may not be read (rights, or a service without them) are told in the log and stop nothing.
+    Raises: ConfigError: data would be lost; the message says where and how; UnknownStateError: no answer.
+    """
+    for kept in kept_in(settings.state_root, settings.store_root):
+        wanted = wanted_rules(settings.bucket_rules, kept)
+        found = Rules(versioning=True)
+        try:
+            found = replace(found, lifecycle=tuple(read_list(kept.bucket, "lifecycle")))
+            found = replace(found, versioning=read_versioning(kept.bucket))
+        except StoreError as error:
+            if error.kind != "denied" or settings.bucket_rules.versioning == "required":
+                raise
+            log.warning("rules of a bucket not checked", bucket=kept.bucket, reason=error.message)
+        told = dangers(found, wanted, kept, settings.bucket_rules)
+        if told:
+            text = f"s3://{kept.bucket}: data would be lost: {'; '.join(told)}; correct it, or look at `zarrmill bucket check`"
+            raise ConfigError(text, kind="bucket")
+        if wanted.versioning and not found.versioning:
+            log.warning("bucket without versioning", bucket=kept.bucket, help="zarrmill bucket setup")
+
+
+def _looked(settings: Settings, kept: Kept) -> BucketState:
+    wanted = wanted_rules(settings.bucket_rules, kept)
+    lists = {kind: tuple(read_list(kept.bucket, kind)) for kind in KINDS}
+    found = Rules(versioning=read_versioning(kept.bucket), **lists)
+    return BucketState(kept, found, wanted, tuple(dangers(found, wanted, kept, settings.bucket_rules)))
