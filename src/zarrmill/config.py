@@ -150,6 +150,19 @@ class Recipe(_Model):
     """Memory that one conversion or validation may use, in MB."""
 
 
+class Staging(_Model):
+    """A folder on this machine into which products are fetched whole before they are read."""
+
+    folder: str = "results/staging"
+    """Folder; shared by stages, recipes, retries and processes of one machine."""
+    max_gb: float = Field(50.0, gt=0)
+    """Most that is kept, in GB; what was not used for longest goes first, what is in use stays."""
+    max_age_hours: float = Field(72.0, gt=0)
+    """Products that were not used for longer go."""
+    concurrency: int = Field(8, ge=1, le=64)
+    """Objects that are fetched at once."""
+
+
 class Source(_Model):
     """Which products to take, and from where."""
 
@@ -178,9 +191,13 @@ class Source(_Model):
     fingerprint: Literal["metadata", "item"] = "metadata"
     """What identifies a source's content: a digest of its consolidated metadata, or of the catalogue item's stable fields."""
     timeout_s: float = Field(60.0, gt=0)
-    """Time that one request may take."""
+    """Time that a connection to a catalogue or a source may be silent."""
     retries: int = Field(4, ge=0, le=20)
     """Further tries of a request that failed in a way that may pass."""
+    fetch: Literal["direct", "stage"] = "direct"
+    """How pixels come here: ``direct`` reads each chunk from its host when it is needed, ``stage`` fetches the product once."""
+    staging: Staging = Staging()
+    """Where fetched products are kept; with ``fetch: stage`` only."""
     page_size: int = Field(100, ge=1, le=10_000)
     """Items asked for in one page of an API."""
 

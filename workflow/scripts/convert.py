@@ -15,5 +15,6 @@ if __name__ == "__main__" and "snakemake" in globals():
             threads=snakemake.threads,
             attempt=job.attempt,
             on_progress=job.tick,
+            fetch=job.settings.source,
         )
         write_record(receipt, place_of(snakemake.output.receipt))

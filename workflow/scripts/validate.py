@@ -17,6 +17,7 @@ if __name__ == "__main__" and "snakemake" in globals():
             product=job.product,
             threads=snakemake.threads,
             on_progress=job.tick,
+            fetch=job.settings.source,
         )
         check_accepted(report, job.recipe, job.product)
         write_record(report, place_of(snakemake.output.report))

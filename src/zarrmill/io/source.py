@@ -47,7 +47,14 @@ def read_tree(objects: Objects) -> SourceTree:
 
     Raises: SourceError: as ``read_metadata``, or the metadata is truncated or garbled (``metadata``).
     """
-    key, raw = read_metadata(objects)
+    return parse_tree(objects, *read_metadata(objects))
+
+
+def parse_tree(objects: Objects, key: str, raw: bytes) -> SourceTree:
+    """Return what the consolidated metadata of a product say; ``key`` and ``raw`` as of ``read_metadata``.
+
+    Raises: SourceError: they are truncated or garbled (``metadata``).
+    """
     format_ = 2 if key == ".zmetadata" else 3
     try:
         groups, arrays = (_parse_v2 if format_ == 2 else _parse_v3)(json.loads(raw))
@@ -312,6 +319,27 @@ def object_keys(array: SourceArray) -> list[str]:
     counts = [math.ceil(size / chunk) for size, chunk in zip(array.shape, outer, strict=True)]
     prefix = ["c"] if default else []
     return [f"{array.path}/" + separator.join([*prefix, *map(str, index)]) for index in np.ndindex(*counts)]
+
+
+def product_keys(objects: Objects, key: str, raw: bytes) -> list[str]:
+    """Return the key of every object that a product may have, sorted; ``key`` and ``raw`` as of ``read_metadata``.
+
+    Listed where the place can be listed; a plain http server cannot, so there they follow from the metadata.
+    """
+    if not objects.href.startswith("http"):
+        return [name for name, _ in objects.keys()]  # noqa: SIM118 - not a mapping
+    tree = parse_tree(objects, key, raw)
+    if tree.zarr_format == 2:
+        documents = [key, *json.loads(raw)["metadata"]]
+        return sorted({*documents, *(name for array in tree.arrays.values() for name in _v2_keys(array))})
+    documents = [f"{path}/zarr.json" if path else key for path in (*tree.groups, *tree.arrays)]
+    return sorted({*documents, *(name for array in tree.arrays.values() for name in object_keys(array))})
+
+
+def _v2_keys(array: SourceArray) -> list[str]:
+    separator = array.encoding.get("dimension_separator", ".")
+    counts = [math.ceil(size / chunk) for size, chunk in zip(array.shape, array.chunks, strict=True)]
+    return [f"{array.path}/" + (separator.join(map(str, index)) or "0") for index in np.ndindex(*counts)]
 
 
 def open_v3(objects: Objects, array: SourceArray) -> Any:

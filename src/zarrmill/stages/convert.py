@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from zarrmill import FORMAT_VERSION
-from zarrmill.config import Recipe
+from zarrmill.config import Recipe, Source
 from zarrmill.core import conventions as cv
 from zarrmill.core.blocks import column_bands, n_workers, stripe_rows
 from zarrmill.core.grid import centres, grid_from_centres
@@ -38,6 +38,7 @@ from zarrmill.io.objects import Objects, local_path
 from zarrmill.io.process import pin_threads
 from zarrmill.io.record import dumps
 from zarrmill.io.source import open_rows, read_metadata, read_tree, read_whole
+from zarrmill.io.staging import opened
 from zarrmill.io.store import StoreWriter, Writer, tree_digest
 from zarrmill.io.store_bucket import BucketWriter
 from zarrmill.io.takeover import take_over
@@ -59,9 +60,11 @@ def convert(
     threads: int = 1,
     attempt: int = 1,
     on_progress: Progress | None = None,
+    fetch: Source | None = None,
 ) -> ConvertReceipt:
     """Convert ``product`` and return the receipt of its sealed store.
 
+    ``fetch`` says how its pixels come here; without it they are read from their host.
     A sealed store of this name is verified and adopted, never written again. An unsealed one is continued.
     Raises: SourceError, CapacityError, StoreError: see ``zarrmill.errors``; the store is then not sealed.
     """
@@ -74,17 +77,17 @@ def convert(
         if adopted:
             writer.remove_journal()  # left by a kill right after the seal
         else:
-            objects = Objects(product.href)
-            tree = _planned_tree(objects, product, meter)
-            plan = plan_store(objects, tree, product.product_type, recipe)
-            workers = n_workers(plan, threads, recipe.memory_mb, writer.buffer_bytes)
-            n_bytes_source = plan.n_bytes
-            meter.step("plan")
-            with writer.locked():
-                adopted = writer.is_sealed()  # by a process that was waited for
-                if not adopted:
-                    _Conversion(objects, tree, plan, writer, workers, on_progress).run(product, recipe, meter)
-                writer.remove_journal()
+            with opened(product.href, product.source_fingerprint, fetch) as objects:
+                tree = _planned_tree(objects, product, meter)
+                plan = plan_store(objects, tree, product.product_type, recipe)
+                workers = n_workers(plan, threads, recipe.memory_mb, writer.buffer_bytes)
+                n_bytes_source = plan.n_bytes
+                meter.step("plan")
+                with writer.locked():
+                    adopted = writer.is_sealed()  # by a process that was waited for
+                    if not adopted:
+                        _Conversion(objects, tree, plan, writer, workers, on_progress).run(product, recipe, meter)
+                    writer.remove_journal()
         return _receipt(product, recipe, writer, meter, n_bytes_source=n_bytes_source, adopted=adopted)
     except ZarrmillError as error:
         if product.product_id not in error.message:

@@ -10,13 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 
 from zarrmill import __version__
-from zarrmill.config import Pixels, Recipe, Validation
+from zarrmill.config import Pixels, Recipe, Source, Validation
 from zarrmill.core import checks_arrays, checks_georef, checks_layout, checks_s1, checks_tree
 from zarrmill.core.checks import Checks
 from zarrmill.core.checks_arrays import GivenArray, GivenTree
@@ -30,6 +30,7 @@ from zarrmill.io.chunk_reader import ByteReader
 from zarrmill.io.hashed import HashedObjects
 from zarrmill.io.objects import Objects
 from zarrmill.io.process import pin_threads
+from zarrmill.io.staging import opened
 from zarrmill.io.store_reader import ArrayReader, SourceReader
 from zarrmill.model import Measured, Product, Severity, ValidationReport, Verdict
 
@@ -81,19 +82,23 @@ def validate(
     product: Product | None = None,
     threads: int = 1,
     on_progress: Progress | None = None,
+    fetch: Source | None = None,
 ) -> ValidationReport:
     """Check a GeoZarr store, ours or not, and compare its values with ``source`` when it is given.
 
     Args: recipe: limits, depth and readers, and which levels to expect; without it defaults apply and no levels are asked for;
-    product: manifest row, kept in the report; on_progress: called with bytes done and bytes in all.
+    product: manifest row, kept in the report; on_progress: called with bytes done and bytes in all; fetch: how the source's
+    pixels come here, without it from their host.
     Raises: StoreError (missing): nothing is there; SourceError: the source is not there or is no product;
     UnknownStateError: one of them does not answer.
     """
     started, wall, cpu = datetime.now(UTC), time.monotonic(), time.process_time()
     pin_threads(max(threads, 1))
     seed = product.product_id if product else store.rstrip("/").rpartition("/")[2]
-    run = _run(Objects(store.rstrip("/")), source, recipe, max(threads, 1), seed, on_progress)
-    _check(run)
+    fingerprint = product.source_fingerprint if product else ""
+    with opened(source.rstrip("/"), fingerprint, fetch) if source else nullcontext() as given:
+        run = _run(Objects(store.rstrip("/")), given, recipe, max(threads, 1), seed, on_progress)
+        _check(run)
     return ValidationReport(
         store=store,
         source=source or "",
@@ -110,9 +115,11 @@ def validate(
     )
 
 
-def _run(store: Objects, source: str | None, recipe: Recipe | None, threads: int, seed: str, progress: Progress | None) -> _Run:
+def _run(
+    store: Objects, source: Objects | None, recipe: Recipe | None, threads: int, seed: str, progress: Progress | None
+) -> _Run:
     limits = recipe.validation if recipe else Validation()
-    given = SourceReader(Objects(source.rstrip("/")), ahead=limits.depth == "full") if source else None
+    given = SourceReader(source, ahead=limits.depth == "full") if source else None
     if recipe is None:
         return _Run(store, store, given, limits, None, DEFAULT_MEMORY_MB, threads, seed, progress)
     return _Run(store, store, given, limits, recipe.pixels, recipe.memory_mb, threads, seed, progress)
