@@ -221,10 +221,10 @@ def test_kubectl_applies_the_overlay_and_starts_a_run_from_it(cluster, tmp_path)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    kubectl("apply", "--server-side", "--validate=false", "-k", "deploy/k8s/overlays/staging")
+    kubectl("apply", "--server-side", "-k", "deploy/k8s/overlays/staging")
     assert "zarrmill-forward" in kubectl("get", "cronjobs")
     cluster.fault("exit", code=0)
     job = kubectl("create", "job", "run-2025-01", "--from=cronjob/zarrmill-run", "--dry-run=client", "-o", "yaml")
-    assert kubectl("create", "-f", "-", "--validate=false", stdin=job) == "job.batch/run-2025-01 created\n"
+    assert kubectl("create", "-f", "-", stdin=job) == "job.batch/run-2025-01 created\n"
     until(lambda: cluster.store.find(JOBS)[0]["status"].get("conditions"))
     assert kubectl("logs", "job/run-2025-01") == "ended by the test\n"

@@ -389,9 +389,7 @@ def test_kubectl_applies_lists_and_deletes(cluster, tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert "role.rbac.authorization.k8s.io/driver serverside-applied" in kubectl(
-        "apply", "--server-side", "--validate=false", "-f", "role.yaml"
-    )
+    assert "role.rbac.authorization.k8s.io/driver serverside-applied" in kubectl("apply", "--server-side", "-f", "role.yaml")
     assert "driver" in kubectl("get", "roles")
     assert "deleted" in kubectl("delete", "--wait=false", "role/driver")
     assert "driver" not in kubectl("get", "roles")

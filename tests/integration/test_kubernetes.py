@@ -16,6 +16,7 @@ from file_server import FileServer, file_server
 from k8s_server import KubernetesServer
 from k8s_server.admission import quantity
 from k8s_server.objects import BY_RESOURCE, JOBS, PODS, Object
+from kubernetes_run import buckets_and_keys
 from s3_server import KEYS, Bucket
 from tools import objects, rendered
 from until import until
@@ -38,23 +39,12 @@ class Namespace:
 
     @classmethod
     def create(cls, cluster: KubernetesServer, bucket: Bucket, work: Workspace, web: FileServer) -> "Namespace":
-        key, secret = KEYS["writer"]
-        cluster.vault |= {f"zarrmill/{who}": {"access_key_id": key, "secret_access_key": secret} for who in ("driver", "job")}
-        work.configure(
-            state_root=bucket.href("state"),
-            store_root=bucket.href("stores"),
-            s3={"lease_s": 5.0},
-            source={"catalogue": web.href(work.path / "archive/items.json")},
-        )
-        files = {path.name: path.read_text() for path in (work.path / "config").iterdir()}
-        place = dict.fromkeys(("AWS_REGION", "AWS_DEFAULT_REGION", "SNAKEMAKE_STORAGE_S3_REGION"), "us-east-1")
-        place |= {"AWS_ENDPOINT_URL": bucket.url, "ZARRMILL_STATE": bucket.href("state"), "AWS_EC2_METADATA_DISABLED": "true"}
+        files, place = buckets_and_keys(cluster, bucket, work, web)
         bodies = list(yaml.safe_load_all(rendered("staging")))
         for body in bodies:
             if body["kind"] == "ConfigMap" and body["metadata"]["name"] in ("zarrmill-config", "zarrmill-place"):
                 body["data"] = files if body["metadata"]["name"] == "zarrmill-config" else place
         cluster.load(yaml.safe_dump_all(bodies))
-        cluster.kubelet.max_pods = 3
         return cls(cluster, bucket, work)
 
     def start(self, *options: str) -> Object:

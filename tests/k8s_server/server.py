@@ -20,12 +20,13 @@ from urllib.parse import parse_qs, urlsplit
 import yaml
 
 from k8s_server.access import ADMIN, Access
-from k8s_server.admission import admit
+from k8s_server.admission import admit, is_finished
 from k8s_server.certificate import make_certificate
 from k8s_server.controller import Controller, start_status
+from k8s_server.discovery import discovery
 from k8s_server.faults import Fault, Faults
 from k8s_server.kubelet import Kubelet
-from k8s_server.objects import BY_NAME, BY_RESOURCE, JOBS, KINDS, PODS, ApiError, Kind, Object, Store, validated
+from k8s_server.objects import BY_NAME, BY_RESOURCE, JOBS, PODS, ApiError, Kind, Object, Store, validated
 
 ROUTE = re.compile(
     r"/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+)/(?P<version>[^/]+))"
@@ -246,7 +247,7 @@ class _Handler(BaseHTTPRequestHandler):
         raise ApiError(fault.code, REASONS[fault.code], "told to fail by the test")
 
     def _route(self, path: str, query: Mapping[str, list[str]], body: bytes) -> tuple[int, Object | str]:
-        if (found := _discovery(path)) is not None:
+        if (found := discovery(path)) is not None:
             return 200, found
         match = ROUTE.fullmatch(path)
         kind = BY_RESOURCE.get(("" if match["core"] else match["group"], match["resource"])) if match else None
@@ -320,6 +321,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not states or "waiting" in states[0]:
             reason = states[0]["waiting"]["reason"] if states else "ContainerCreating"
             raise ApiError(400, "BadRequest", f'container "{container}" in pod "{name}" is waiting to start: {reason}')
+        while query.get("follow") == ["true"] and not is_finished(pod) and cluster.kubelet.pods.get(name):
+            if cluster.kubelet.pods[name].stopped.wait(0.1):
+                break
         return cluster.kubelet.pods[name].log.read_text(errors="replace")
 
     def _send(self, code: int, answer: Object | str) -> None:
@@ -344,29 +348,3 @@ def _merge(value: Object, patch: Object) -> None:
             value.pop(key, None)
         else:
             value[key] = new
-
-
-def _discovery(path: str) -> Object | None:
-    """Answer what ``kubectl`` asks first: versions, groups, resources."""
-    groups = {kind.group: kind.version for kind in KINDS if kind.group}
-    if path == "/version":
-        return {"major": "1", "minor": "34", "gitVersion": "v1.34.0", "platform": "linux/amd64"}
-    if path == "/api":
-        return {"kind": "APIVersions", "versions": ["v1"]}
-    if path == "/apis":
-        found = [
-            {"name": group, "versions": [entry], "preferredVersion": entry}
-            for group, version in groups.items()
-            for entry in [{"groupVersion": f"{group}/{version}", "version": version}]
-        ]
-        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": found}
-    version = path.removeprefix("/apis/").removeprefix("/api/")
-    kinds = [kind for kind in KINDS if kind.api_version == version]
-    if not kinds:
-        return None
-    verbs = ["create", "delete", "get", "list", "patch"]
-    resources = [
-        {"name": k.resource, "singularName": k.name.lower(), "namespaced": k.namespaced, "kind": k.name, "verbs": verbs}
-        for k in kinds
-    ]
-    return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources}
