@@ -6,13 +6,13 @@ angles, a lattice of 5 km).
 """
 
 import fnmatch
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil, cos, pi, prod, sin
 
 import numpy as np
+from pydantic_core import from_json
 
 from zarrmill.config import Pixels
 from zarrmill.errors import SourceError
@@ -72,7 +72,7 @@ def read_tree(data: bytes, place: str) -> SourceTree:
     Raises: SourceError: truncated, not JSON, not consolidated, or an array without shape and dtype.
     """
     try:
-        document = json.loads(data)
+        document = from_json(data, cache_strings="all")  # half the time of the standard library: ten thousand are read
         if "zarr_consolidated_format" in document or "metadata" in document:
             return _tree_v2(document["metadata"])
         return _tree_v3(document["consolidated_metadata"]["metadata"])
