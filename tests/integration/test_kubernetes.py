@@ -126,14 +126,16 @@ def test_products_are_converted_validated_and_described_each_in_one_pod(namespac
         assert running.peak_disk_bytes < quantity(limits["ephemeral-storage"]) / 10
 
 
-def test_no_key_is_in_the_secret_of_a_run(namespace):
-    space = namespace(1)
-    run = space.start()
+def test_no_key_is_in_the_secret_of_a_run_and_a_pod_may_hold_several_products(namespace):
+    space = namespace(2)
+    run = space.start("--group-components", "item=2")
     until(lambda: space.jobs, timeout_s=120)
     secret = next(body for body in space.cluster.posted if body.get("type") == "Opaque")
     space.cluster.controller.delete(JOBS, NS, run["metadata"]["name"])
     values = [base64.b64decode(value).decode() for value in secret["data"].values()]
     assert not set(values) & {part for pair in KEYS.values() for part in pair}
+    assert [len(targets_of(job)) for job in space.jobs] == [6]
+    assert memory_of(space.jobs[0]) == "4400M"
     until(lambda: space.left() == [])  # both go with the driver's pod
 
 
