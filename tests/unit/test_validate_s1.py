@@ -15,9 +15,12 @@ from zarrmill.sample.s1 import GrdSpec, build_grd
 from zarrmill.stages.convert import convert
 from zarrmill.stages.validate import validate
 
+N_PIXELS = 384 * 320
+"""Of the finest level of one polarisation."""
 
-def made(root: Path, form: str = "grid", **grd):
-    source = build_grd(GrdSpec(shape=(200, 300), form=form), root / "source")
+
+def made(root: Path, form: str = "grid", polarisations=("VV", "VH"), **grd):
+    source = build_grd(GrdSpec(shape=(200, 300), form=form, polarisations=polarisations), root / "source")
     recipe = grd_recipe(grd=grd)
     return source, convert(product_row(source, recipe, "S01SIWGRH"), recipe=recipe, store_root=str(root)).store, recipe
 
@@ -27,27 +30,103 @@ def intact(tmp_path_factory):
     return made(tmp_path_factory.mktemp("intact"))
 
 
+@pytest.fixture(scope="module")
+def backscatter(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("sigma0"), calibration="sigma0")
+
+
 @pytest.mark.parametrize(
-    ("form", "grd"),
-    [("grid", {}), ("flat", {"resampling": "nearest"}), ("flat", {"crs": "EPSG:4326"}), ("grid", {"calibration": "sigma0"})],
+    ("form", "polarisations", "grd"),
+    [
+        ("grid", ("VV", "VH"), {}),
+        ("flat", ("HH", "HV"), {"resampling": "nearest"}),
+        ("flat", ("VV", "VH"), {"crs": "EPSG:4326"}),
+        ("grid", ("HH",), {"calibration": "sigma0"}),
+        ("grid", ("VH",), {"calibration": "gamma0", "resampling": "nearest"}),
+    ],
 )
-def test_intact_store_passes(tmp_path, form, grd):
-    source, store, recipe = made(tmp_path, form, **grd)
+def test_intact_store_passes_and_every_pixel_is_compared(tmp_path, form, polarisations, grd):
+    source, store, recipe = made(tmp_path, form, polarisations, **grd)
     report = validate(store, source=str(source), recipe=recipe)
     assert report.verdict is Verdict.PASS, report.findings
     assert not [f for f in report.findings if f.severity != "info"]
-    told = "is not compared with its image" if "calibration" in grd else "98304 pixels of measurements/grd/r10m/vv with its image"
-    assert told in report.sample
+    for name in polarisations:
+        n = zarr.open_group(store, mode="r")[f"{GRD}/r10m/{name.lower()}"].size
+        assert f"{n} of {n} pixels of measurements/grd/r10m/{name.lower()} with its image" in report.sample
     assert validate(store, recipe=recipe).verdict is Verdict.PASS
 
 
-def changed(intact, tmp_path, change):
+def changed(intact, tmp_path, change, depth="full"):
     source, store, recipe = intact
     copy = tmp_path / Path(store).name
     shutil.copytree(store, copy)
     change(zarr.open_group(copy, mode="r+")[GRD])
+    recipe = recipe.model_copy(update={"validation": recipe.validation.model_copy(update={"depth": depth, "readers": ()})})
     report = validate(str(copy), source=str(source), recipe=recipe)
+    changed.report = report
     return {(f.code, f.path) for f in report.findings if f.code.startswith("values.")}
+
+
+@pytest.mark.parametrize("where", ["inside", "outside"])
+def test_a_single_wrong_pixel_is_told(intact, tmp_path, where):
+    def change(group):
+        pixels = group["r10m/vv"][:]
+        rows, columns = np.nonzero((pixels > 0) if where == "inside" else (pixels == 0))
+        k = len(rows) // 2
+        group["r10m/vv"][rows[k], columns[k]] = min(pixels[rows[k], columns[k]] * 3 + 40, 60_000)
+
+    assert ("values.native", "/measurements/grd/r10m/vv") in changed(intact, tmp_path, change)
+    (message,) = (f.message for f in changed.report.findings if f.code == "values.native")
+    assert message.startswith(f"1 of {N_PIXELS} pixels are not what the image has")
+
+
+def test_half_a_pixel_off_is_told(intact, tmp_path):
+    def change(group):
+        pixels = group["r10m/vh"][:].astype(float)
+        group["r10m/vh"][:, 1:] = np.rint((pixels[:, 1:] + pixels[:, :-1]) / 2).astype(np.uint16)
+
+    assert ("values.native", "/measurements/grd/r10m/vh") in changed(intact, tmp_path, change)
+
+
+@pytest.mark.parametrize("factor", [1.1, -1.0])
+def test_wrong_backscatter_is_told(backscatter, tmp_path, factor):
+    def change(group):
+        group["r10m/vv"][40:80, 100:140] *= factor
+
+    assert ("values.native", "/measurements/grd/r10m/vv") in changed(backscatter, tmp_path, change)
+
+
+def test_wrong_level_of_backscatter_is_told(backscatter, tmp_path):
+    def change(group):
+        group["r40m/vh"][20, 30] *= 1.001
+
+    assert changed(backscatter, tmp_path, change) == {("values.level", "/measurements/grd/r40m/vh")}
+
+
+def test_a_sample_tells_a_shift_too_and_what_it_looked_at(intact, tmp_path):
+    def change(group):
+        group["r10m/vv"][:, 1:] = group["r10m/vv"][:, :-1]
+
+    assert ("values.native", "/measurements/grd/r10m/vv") in changed(intact, tmp_path, change, "sampled")
+    assert f"of {N_PIXELS} pixels of measurements/grd/r10m/vh with its image" in changed.report.sample
+
+
+@pytest.mark.parametrize(("place", "code"), [("store", "values.undecodable"), ("source", "values.source")])
+def test_what_cannot_be_decoded_is_told_and_the_rest_is_compared(intact, tmp_path, place, code):
+    source, store, recipe = intact
+    copies = {"store": tmp_path / Path(store).name, "source": tmp_path / "source" / source.name}
+    shutil.copytree(store, copies["store"])
+    shutil.copytree(source, copies["source"])
+    chunk = {"store": copies["store"] / GRD / "r10m/vv/c/0/1", "source": next(copies["source"].glob("*_VV")) / f"{GRD}/1.1"}[
+        place
+    ]
+    data = bytearray(chunk.read_bytes())
+    data[40:80] = b"\xff" * 40
+    chunk.write_bytes(data)
+    report = validate(str(copies["store"]), source=str(copies["source"]), recipe=recipe)
+    assert code in {f.code for f in report.findings}
+    assert f"{N_PIXELS} of {N_PIXELS} pixels of measurements/grd/r10m/vh with its image" in report.sample
+    assert "measurements/grd/r10m/vv could not be compared" in report.sample
 
 
 def test_pixels_one_place_off_are_told(intact, tmp_path):

@@ -1,30 +1,42 @@
 """Checks of Sentinel-1 GRD stores: what belongs where, and pixels of the finest level against the image they come from.
 
-The finest level is compared in seeded blocks, not everywhere: a pixel must lie within what its position, known to a tenth of a
-sample, allows. The other levels are compared with the finest one, as those of any store.
+Every pixel of the finest level is compared with what its position in the image allows (``core.radar_expected``), backscatter by
+way of the DN that it was made of. The image is read once, from its first line to its last, and only the lines are held that
+blocks of the map still need. The other levels are compared with the finest one, as those of any store.
 """
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
+from itertools import product
+from typing import Any, Protocol
 
 import numpy as np
 
 from zarrmill.core.checks_arrays import level_m
 from zarrmill.core.checks_georef import Transform, as_transform
 from zarrmill.core.checks_values import Job, LevelTarget, Outcome, Readable
-from zarrmill.core.radar_expected import Cells, Floats, allowed
+from zarrmill.core.radar_expected import NODE_PX, Cells, Floats, Lattice, Mask, Singles, by_pixel, differs, lattice, spread
 from zarrmill.model import Json
 
-BLOCK_PX = 64
-"""Edge of a compared block."""
-N_BLOCKS = 24
-"""Blocks compared of each polarisation."""
+TILE_PX = (128, 512)
+"""Rows and columns that are compared at a time; multiples of ``NODE_PX``."""
+N_TILES = 40
+"""Tiles compared of each polarisation when only a sample is."""
+BAND_LINES = 512
+"""Lines of an image that are read at a time."""
+DOUBT = 1e-3
+"""Share of a DN by which it may be off that was computed from backscatter: its table is linear over 16 pixels here."""
+_AROUND = 4
+"""Lines around positions that are needed besides."""
 _IMAGE = re.compile(r"^([^/]+)_(HH|HV|VH|VV)/measurements/grd$")
+_TABLE = re.compile(r"^DN\*\*2 / (\w+)\*\*2")
 _LEVELS = "measurements/grd/"
 _GCPS = ("line", "pixel", "latitude", "longitude")
+Read = Callable[[int, int, int, int], Singles | str]
+"""Returns the samples from line and sample to line and sample, 0 beyond the edges, or says why they cannot be decoded."""
 
 
 class Described(Readable, Protocol):
@@ -106,65 +118,215 @@ def _factor(base: Readable, array: Readable) -> int:
     return factors.pop() if len(factors) == 1 else 0
 
 
-def compare_images(
-    arrays: Mapping[str, Described], source: Mapping[str, Readable], attributes: Mapping[str, Mapping[str, Json]], seed: str
-) -> list[ImageResult]:
-    """Compare the finest level of each polarisation with its image; backscatter is not compared.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pair:
+    """An image and what was made of it."""
 
-    Args: arrays: of the store; source: of the product, by its own paths; attributes: of every node of the store.
+    image: Readable
+    native: Described
+    lattice: Lattice
+    method: str
+    """``bilinear`` or ``nearest``."""
+    table: tuple[Floats, Floats, Floats] | None
+    """Lines, samples and values of the calibration; None where DN are kept."""
+
+
+class _UnreadableError(Exception):
+    """Something cannot be decoded."""
+
+    def __init__(self, code: str, path: str, why: str) -> None:
+        super().__init__(why)
+        self.outcome = Outcome(False, code, path, f"cannot be decoded: {why}")
+
+
+def compare_images(
+    arrays: Mapping[str, Described],
+    source: Mapping[str, Readable],
+    attributes: Mapping[str, Mapping[str, Json]],
+    seed: str | None,
+    run: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map,  # Any: as of map
+) -> list[ImageResult]:
+    """Compare the finest level of each polarisation with its image.
+
+    Args: arrays: of the store; source: of the product, by its own paths; attributes: of every node of the store; seed: chooses
+    the pixels that are compared, None compares all; run: does polarisations at one time.
     """
-    results, given, sensors = [], placed(source), images(source)
-    for name, native in _finest(arrays, sensors).items():
+    given, sensors = placed(source), images(source)
+    finest = _finest(arrays, sensors)
+    pairs: dict[str, _Pair | ImageResult] = {}
+    known: dict[tuple[object, ...], Lattice] = {}
+    for name, native in finest.items():
         level = attributes.get(native.path.rpartition("/")[0], {})
         transform, code = as_transform(level.get("spatial:transform")), str(level.get("proj:code"))
-        gcps = {part: array for part in _GCPS if (array := given.get(f"conditions/{name}/gcp/{part}")) is not None}
-        if native.dtype != "uint16" or transform is None or len(gcps) < len(_GCPS):
-            results.append(ImageResult(f"{native.path} is not compared with its image"))
-            continue
-        results.append(_compare_image(sensors[name], native, gcps, transform, code, seed))
-    return results
+        try:
+            pairs[name] = _pair(
+                sensors[name], native, {key: given[key] for key in given if f"/{name}/" in key}, transform, code, known
+            )
+        except _UnreadableError as error:
+            pairs[name] = ImageResult(f"{native.path} could not be compared", outcomes=[error.outcome])
+    return list(run(lambda pair: pair if isinstance(pair, ImageResult) else _compare(pair, seed), pairs.values()))
 
 
-def _compare_image(
-    image: Readable, native: Described, gcps: Mapping[str, Readable], transform: Transform, code: str, seed: str
-) -> ImageResult:
-    read = {name: array.read(tuple(slice(0, n) for n in array.shape)) for name, array in gcps.items()}
-    if bad := [f"{name}: {values}" for name, values in read.items() if isinstance(values, str)]:
-        return ImageResult(outcomes=[Outcome(False, "values.source", image.path, f"control points cannot be decoded: {bad}")])
-    cells = Cells({name: np.asarray(values, np.float64) for name, values in read.items()}, code)
+def _pair(
+    image: Readable,
+    native: Described,
+    given: Mapping[str, Readable],
+    transform: Transform | None,
+    code: str,
+    known: dict[tuple[object, ...], Lattice],
+) -> _Pair | ImageResult:
+    name = native.path.rpartition("/")[2]
+    points = {part: given.get(f"conditions/{name}/gcp/{part}") for part in _GCPS}
+    table = _TABLE.match(str(native.attributes.get("calibration", "")))
+    axes = [given.get(f"quality/{name}/calibration/{part}") for part in ("line", "pixel", table[1])] if table else []
+    if transform is None or None in (*points.values(), *axes) or native.dtype != ("float32" if table else "uint16"):
+        return ImageResult(f"{native.path} is not compared with its image")
+    gcps = {part: _whole(array) for part, array in points.items() if array}
+    key = (code, transform, native.shape, image.shape, *(values.tobytes() for values in gcps.values()))
+    if key not in known:
+        shape, size = (native.shape[0], native.shape[1]), (image.shape[0], image.shape[1])
+        known[key] = lattice(Cells(gcps, code), transform, shape, size)
+    lines, samples, values = (_whole(array) for array in axes if array) if table else (None, None, None)
     method = str(native.attributes.get("resampling", "")).partition(",")[0]
-    result, n_off, first = ImageResult(), 0, ""
-    for region in _blocks((native.shape[0], native.shape[1]), f"{seed}|{native.path}"):
-        found = native.read(region)
-        if isinstance(found, str):
-            result.outcomes.append(Outcome(False, "values.undecodable", native.path, f"cannot be decoded: {found}"))
-            return result
-        wanted = allowed(image, *cells.locate(*_centres(region, transform)), method)
-        if isinstance(wanted, str):
-            result.outcomes.append(Outcome(False, "values.source", image.path, f"cannot be decoded: {wanted}"))
-            return result
-        off = (found < wanted[0]) | (found > wanted[1])
-        result.n_pixels += found.size
-        n_off += int(off.sum())
-        if off.any() and not first:
-            i, j = (int(k[0]) for k in np.nonzero(off))
-            place = (region[0].start + i, region[1].start + j)
-            first = f"{place} is {found[i, j]}, expected {wanted[0][i, j]:.1f} to {wanted[1][i, j]:.1f}"
-    text = f"{n_off} of {result.n_pixels} pixels are not what the image has at their place, first {first}"
-    result.outcomes.append(Outcome(n_off == 0, "values.native", native.path, text))
-    result.told = f"{result.n_pixels} pixels of {native.path} with its image"
-    return result
+    own = None if lines is None or samples is None or values is None else (lines, samples, values)
+    return _Pair(image, native, known[key], method, own)
 
 
-def _centres(region: tuple[slice, slice], transform: Transform) -> tuple[Floats, Floats]:
-    rows, columns = np.meshgrid(*(np.arange(s.start, s.stop) + 0.5 for s in region), indexing="ij")
-    return transform[2] + transform[0] * columns, transform[5] + transform[4] * rows
+def _whole(array: Readable) -> Floats:
+    values = array.read(tuple(slice(0, n) for n in array.shape))
+    if isinstance(values, str):
+        raise _UnreadableError("values.source", array.path, values)
+    return np.asarray(values, np.float64)
 
 
-def _blocks(shape: tuple[int, int], seed: str) -> list[tuple[slice, slice]]:
+def _compare(pair: _Pair, seed: str | None) -> ImageResult:
+    native, n_pixels, n_off, first = pair.native, 0, 0, ""
+    try:
+        for region, dn, off in _every_tile(pair) if seed is None else _some_tiles(pair, f"{seed}|{native.path}"):
+            n_pixels += dn.size
+            if off.any():
+                n_off += int(off.sum())
+                i, j = (int(k[0]) for k in np.nonzero(off))
+                first = first or f"{(region[0].start + i, region[1].start + j)}, made of DN {dn[i, j]:.1f}"
+    except _UnreadableError as error:
+        return ImageResult(f"{native.path} could not be compared", outcomes=[error.outcome])
+    text = f"{n_off} of {n_pixels} pixels are not what the image has at their place, first {first}"
+    told = f"{n_pixels} of {native.shape[0] * native.shape[1]} pixels of {native.path} with its image"
+    return ImageResult(told, n_pixels, [Outcome(n_off == 0, "values.native", native.path, text)])
+
+
+_Compared = tuple[tuple[slice, slice], Any, Mask]
+
+
+def _every_tile(pair: _Pair) -> Iterator[_Compared]:
+    """Yield every tile of the map, region, DN and which pixels differ, as soon as the lines that its block needs are read."""
+    image, step = pair.image, (pair.native.inner[0], pair.native.inner[1])
+    (height, width), inner = (image.shape[0], image.shape[1]), image.inner[0]
+    n_lines = inner * max(1, BAND_LINES // inner) if inner <= BAND_LINES else BAND_LINES
+    blocks = [_slices(pair.native.shape, place, step) for place in _grid(pair.native.shape, step)]
+    waiting = sorted(((*pair.lattice.part(*block).span, block) for block in blocks), key=lambda entry: entry[1])
+    held: list[tuple[int, Any]] = []
+    for top in range(0, height, n_lines):
+        bottom = min(top + n_lines, height)
+        needed = min((low for low, _, _ in waiting), default=np.inf) - _AROUND
+        held = [(start, lines) for start, lines in held if start + len(lines) > needed]
+        lines = image.read((slice(top, bottom), slice(0, width)))
+        if isinstance(lines, str):
+            raise _UnreadableError("values.source", image.path, lines)
+        held.append((top, lines))
+        n_ready = sum(high + _AROUND <= bottom or bottom == height for _, high, _ in waiting)
+        for _, _, block in waiting[:n_ready]:
+            yield from _block(pair, block, partial(_cut, held))
+        waiting = waiting[n_ready:]
+
+
+def _some_tiles(pair: _Pair, seed: str) -> Iterator[_Compared]:
+    """Yield a seeded sample of tiles."""
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big"))
-    rows, columns = (rng.integers(0, max(size - BLOCK_PX, 0) + 1, N_BLOCKS).tolist() for size in shape)
-    return [
-        (slice(row, min(row + BLOCK_PX, shape[0])), slice(column, min(column + BLOCK_PX, shape[1])))
-        for row, column in sorted(zip(rows, columns, strict=True))
+    places = _grid(pair.native.shape, TILE_PX)
+
+    def read(top: int, bottom: int, left: int, right: int) -> Singles | str:
+        height, width = pair.image.shape
+        region = (slice(max(top, 0), max(min(bottom, height), 1)), slice(max(left, 0), max(min(right, width), 1)))
+        values = pair.image.read(region)
+        return (
+            values if isinstance(values, str) else _cut(((region[0].start, values),), top, bottom, left, right, region[1].start)
+        )
+
+    for k in sorted(rng.choice(len(places), min(N_TILES, len(places)), replace=False).tolist()):
+        yield from _block(pair, _slices(pair.native.shape, places[k], TILE_PX), read)
+
+
+def _grid(shape: tuple[int, ...], step: tuple[int, int]) -> list[tuple[int, int]]:
+    """Return the first row and column of each block of ``step`` pixels, or as many as there are nodes on."""
+    rows, columns = (range(0, n, max(NODE_PX, s // NODE_PX * NODE_PX)) for n, s in zip(shape, step, strict=True))
+    return list(product(rows, columns))
+
+
+def _slices(shape: tuple[int, ...], place: tuple[int, int], step: tuple[int, int]) -> tuple[slice, slice]:
+    rows, columns = (
+        slice(p, min(p + max(NODE_PX, s // NODE_PX * NODE_PX), n)) for p, s, n in zip(place, step, shape, strict=True)
+    )
+    return rows, columns
+
+
+def _cut(parts: Iterable[tuple[int, Any]], top: int, bottom: int, left: int, right: int, first: int = 0) -> Singles:
+    """Return samples of lines that are held, ``(first line, lines)``, from sample ``first`` on; 0 where none are."""
+    out = np.zeros((bottom - top, right - left), np.float32)
+    for start, lines in parts:
+        y0, y1 = max(top, start), min(bottom, start + len(lines))
+        x0, x1 = max(left, first), min(right, first + lines.shape[1])
+        if y0 < y1 and x0 < x1:
+            out[y0 - top : y1 - top, x0 - left : x1 - left] = lines[y0 - start : y1 - start, x0 - first : x1 - first]
+    return out
+
+
+def _block(pair: _Pair, block: tuple[slice, slice], read: Read) -> Iterator[_Compared]:
+    """Yield the tiles of a block of the map."""
+    found = pair.native.read(block)
+    if isinstance(found, str):
+        raise _UnreadableError("values.undecodable", pair.native.path, found)
+    for place in _grid(found.shape, TILE_PX):
+        inside = _slices(found.shape, place, TILE_PX)
+        rows, columns = (slice(s.start + b.start, s.stop + b.start) for s, b in zip(inside, block, strict=True))
+        yield (rows, columns), *_tile(pair, found[inside], pair.lattice.part(rows, columns), read)
+
+
+def _tile(pair: _Pair, found: Any, part: Lattice, read: Read) -> tuple[Any, Mask]:
+    """Return the DN of a tile, and which of its pixels differ."""
+    shape, nodes = (found.shape[0], found.shape[1]), part.nodes
+    edges = [
+        (int(max(n.min() - 2, -3)), int(min(n.max() + 4, size + 4))) for n, size in zip(nodes, pair.image.shape, strict=True)
     ]
+    if min(high - low for low, high in edges) < 4:  # nothing of the image is there
+        return found, _has_data(found)
+    samples, dn = read(*edges[0], *edges[1]), _dn(pair, found, part)
+    if isinstance(samples, str):
+        raise _UnreadableError("values.source", pair.image.path, samples)
+    at = spread(nodes - np.array([low for low, _ in edges])[:, None, None], part.step, shape)
+    for k, (n, (low, high)) in enumerate(zip(nodes, edges, strict=True)):
+        if n.min() < low + 1 or n.max() > high - 2.5:
+            np.clip(at[k], 1, high - low - 2.5, out=at[k])
+    off = differs(dn, at, part, samples, pair.method, DOUBT if pair.table else 0.0)
+    return dn, np.where(by_pixel(part.blank, part.step, shape), _has_data(found), off) if part.blank.any() else off
+
+
+def _has_data(found: Any) -> Mask:
+    return np.asarray(found != 0 if found.dtype.kind == "u" else ~np.isnan(found))
+
+
+def _dn(pair: _Pair, found: Any, part: Lattice) -> Any:
+    """Return the DN that pixels have, or were made of; 0 without data."""
+    if pair.table is None:
+        return found
+    lines, samples, values = pair.table
+    row = np.interp(part.nodes[0], lines, np.arange(lines.size))
+    column = np.interp(part.nodes[1], samples, np.arange(samples.size))
+    i, j = (np.minimum(k.astype(np.intp), n - 2) for k, n in ((row, lines.size), (column, samples.size)))
+    t, u = row - i, column - j
+    at_nodes = (1 - t) * ((1 - u) * values[i, j] + u * values[i, j + 1]) + t * (
+        (1 - u) * values[i + 1, j] + u * values[i + 1, j + 1]
+    )
+    dn = np.sqrt(np.maximum(found, 0)) * spread(at_nodes, part.step, (found.shape[0], found.shape[1]))
+    dn[found < 0] = -1e6  # negative backscatter is of no DN
+    return np.nan_to_num(dn, copy=False, nan=0.0)

@@ -286,13 +286,13 @@ def _between(quads: Floats, n: int) -> Floats:
 
 def _spread(corners: Floats, step: int, dtype: np.dtype[Any]) -> Ints:
     """Return the value at each pixel of blocks of ``step`` pixels between ``corners`` ``(..., n, m)``, bilinear, in 1/65536."""
-    part = (np.arange(step) / step)[:, None]
-    down = corners[..., :-1, None, :] * (1 - part) + corners[..., 1:, None, :] * part
+    part = np.arange(step) / step
     *lead, n, m = corners.shape
-    rows = down.reshape(*lead, (n - 1) * step, m) * ONE
-    start = np.rint(rows[..., :-1]).astype(dtype)[..., None]
-    slope = np.rint(np.diff(rows, axis=-1) / step).astype(dtype)[..., None]
-    values: Ints = (start + slope * np.arange(step, dtype=dtype)).reshape(*lead, (n - 1) * step, (m - 1) * step)
+    across = corners[..., :-1, None] * (1 - part) + corners[..., 1:, None] * part
+    rows = across.reshape(*lead, n, (m - 1) * step) * ONE
+    start = np.rint(rows[..., :-1, :]).astype(dtype)[..., None, :]
+    slope = np.rint(np.diff(rows, axis=-2) / step).astype(dtype)[..., None, :]
+    values: Ints = (start + slope * np.arange(step, dtype=dtype)[:, None]).reshape(*lead, (n - 1) * step, (m - 1) * step)
     return values
 
 

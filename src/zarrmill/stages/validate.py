@@ -278,7 +278,9 @@ def _comparisons(run: _Run, given: GivenTree) -> tuple[list[Job], set[str]]:
 def _check_images(run: _Run) -> None:
     """Compare the finest level of radar images with the images themselves; what is not compared is said."""
     attributes = {path: node.attributes for path, node in run.tree.nodes.items()}
-    results = checks_s1.compare_images(run.arrays, run.source.arrays if run.source else {}, attributes, run.seed)
+    source, seed = run.source.arrays if run.source else {}, None if run.limits.depth == "full" else run.seed
+    with ThreadPoolExecutor(run.threads) as pool:
+        results = checks_s1.compare_images(run.arrays, source, attributes, seed, pool.map)
     run.sample += "".join(f"; {result.told}" for result in results)
     _count(run, results)
 
