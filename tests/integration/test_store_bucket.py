@@ -302,7 +302,7 @@ def test_writer_whose_lease_was_taken_over_stops(s3_bucket):
         s3_bucket.put("stores/a.zarr.journal/000002.json", json.dumps({"owner": "another", "entries": {}}).encode())
         time.sleep(LEASE_S / 2)
         writer.write("a", b"1")
-        with pytest.raises(StoreError, match="took the store over"):
+        with pytest.raises(StoreError, match="took this store over"):
             writer._uploads.wait()
 
 
