@@ -16,7 +16,7 @@ from zarrmill import __version__
 from zarrmill.config import Recipe, Settings, load_recipes, load_settings
 from zarrmill.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ConfigError, ZarrmillError
 from zarrmill.io import bucket
-from zarrmill.io.process import keep_memory
+from zarrmill.io.process import keep_memory, tell
 from zarrmill.io.state import State
 from zarrmill.model import ValidationReport
 
@@ -33,10 +33,10 @@ def main() -> None:
     try:
         app()
     except ZarrmillError as error:
-        print(str(error), file=sys.stderr)
+        tell(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+        tell("interrupted; run the same command again to go on")
         sys.exit(EXIT_INTERRUPTED)
 
 

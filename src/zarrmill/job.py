@@ -1,7 +1,6 @@
 """What every product job shares: its record, recipe and log, and a failure record when it fails."""
 
 import logging
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from zarrmill.errors import EXIT_FAILED, ConfigError, ConformanceError, Zarrmill
 from zarrmill.io import bucket
 from zarrmill.io.measure import Meter
 from zarrmill.io.places import Place, place_of
-from zarrmill.io.process import keep_memory
+from zarrmill.io.process import keep_memory, tell
 from zarrmill.io.progress import progress_of
 from zarrmill.io.record import read_record, record_text
 from zarrmill.io.state import Failures, State
@@ -75,7 +74,7 @@ def product_job(stage: str, *, plan: str, config: Mapping[str, Any], log: str) -
                     logger.error("failed", code=error.code, message=error.message)
                 else:
                     logger.exception("failed with an error that zarrmill does not know")
-                print(f"{stage} {product.product_id}: {error}", file=sys.stderr)  # noqa: T201 - shown by Snakemake
+                tell(f"{stage} {product.product_id}: {error}")
                 raise SystemExit(code) from error
 
 
@@ -109,7 +108,7 @@ def _told(stage: str) -> Iterator[None]:
         yield
     except ZarrmillError as error:
         structlog.get_logger().error("failed", stage=stage, code=error.code, message=error.message)
-        print(f"{stage}: {error}", file=sys.stderr)  # noqa: T201 - shown by Snakemake
+        tell(f"{stage}: {error}")
         raise SystemExit(error.exit_code) from error
 
 

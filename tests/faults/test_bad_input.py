@@ -277,7 +277,9 @@ def test_every_broken_product_is_named_with_reason_and_the_good_one_is_published
             continue
         name = name_of[product.product_id]
         _, code, words = BROKEN[name]
-        (line,) = [line for line in lines if line.startswith(f"convert {product.product_id}: {code}: ")]
+        told = [line for line in lines if line.startswith(f"convert {product.product_id}: {code}: ")]
+        assert len(told) == 1, (name, done.stdout)
+        line = told[0]
         assert words in line, name
         assert "report it to the provider" in line, name
         (record,) = [read_record(FailureRecord, failure.place) for failure in Failures(work.state).of(product)]

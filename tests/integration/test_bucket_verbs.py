@@ -139,7 +139,7 @@ def test_a_bucket_that_would_lose_data_starts_no_run(admin: Any, s3_bucket: Buck
     admin.put_bucket_lifecycle_configuration(Bucket=s3_bucket.name, LifecycleConfiguration={"Rules": [rule]})
     with pytest.raises(ConfigError, match="'theirs' deletes objects after 3 days: it reaches stores/"):
         guard(settings(s3_bucket, bucket_rules={}))
-    with pytest.raises(StoreError, match="no such bucket"):
+    with pytest.raises(UnknownStateError, match="no such bucket"):
         guard(settings(s3_bucket, state_root="s3://nowhere-at-all/runs", bucket_rules={}))
     with pytest.raises(ConfigError, match="lie in one another"):
         guard(settings(s3_bucket, bucket_rules={}, store_root=s3_bucket.href("runs/demo/stores")))
@@ -147,7 +147,7 @@ def test_a_bucket_that_would_lose_data_starts_no_run(admin: Any, s3_bucket: Buck
 
 def test_rules_that_may_not_be_read_stop_only_who_requires_them(s3_bucket: Bucket) -> None:
     guard(settings(s3_bucket, bucket_rules={}))  # ``writer`` may not read them
-    with pytest.raises(StoreError, match="access denied"):
+    with pytest.raises(UnknownStateError, match="access denied"):
         guard(settings(s3_bucket))
 
 

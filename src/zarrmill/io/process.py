@@ -20,6 +20,12 @@ def keep_memory() -> None:
             mallopt(parameter, value)
 
 
+def tell(line: str) -> None:
+    """Write one line to stderr in one piece: ``print`` takes two when streams are unbuffered, and jobs share the terminal."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
 def pin_threads(n: int) -> None:
     """Let libraries use at most ``n`` threads of their own: the workers of a stage are its threads.
 

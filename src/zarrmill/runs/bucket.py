@@ -7,7 +7,7 @@ import structlog
 
 from zarrmill.config import Settings
 from zarrmill.core.bucket_rules import Kept, Rule, Rules, dangers, differs, is_ours, kept_in, merged, same, wanted_rules
-from zarrmill.errors import ConfigError, StoreError
+from zarrmill.errors import ConfigError, StoreError, UnknownStateError
 from zarrmill.io.bucket_rules import KINDS, enable_versioning, read_list, read_versioning, write_list
 
 log = structlog.get_logger(__name__)
@@ -69,7 +69,8 @@ def guard(settings: Settings) -> None:
     """Let a run start unless a bucket would lose data; costs two requests a bucket.
 
     Rules that may not be read (rights, or a service without them) are told in the log and stop nothing.
-    Raises: ConfigError: data would be lost; the message says where and how; UnknownStateError: no answer.
+    Raises: ConfigError: data would be lost; the message says where and how; UnknownStateError: no answer, no
+        such bucket, or rules that must be known may not be read.
     """
     for kept in kept_in(settings.state_root, settings.store_root):
         wanted = wanted_rules(settings.bucket_rules, kept)
@@ -79,7 +80,7 @@ def guard(settings: Settings) -> None:
             found = replace(found, versioning=read_versioning(kept.bucket))
         except StoreError as error:
             if error.kind != "denied" or settings.bucket_rules.versioning == "required":
-                raise
+                raise UnknownStateError(f"{error.message}; nothing was decided", kind="outage") from error
             log.warning("rules of a bucket not checked", bucket=kept.bucket, reason=error.message)
         told = dangers(found, wanted, kept, settings.bucket_rules)
         if told:
