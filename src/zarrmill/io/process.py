@@ -2,9 +2,11 @@
 
 import ctypes
 import os
+import signal
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_PR_SET_PDEATHSIG = 1
 
 
 def keep_memory() -> None:
@@ -24,6 +26,13 @@ def tell(line: str) -> None:
     """Write one line to stderr in one piece: ``print`` takes two when streams are unbuffered, and jobs share the terminal."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
+
+
+def die_with_parent() -> None:
+    """Let this process get SIGTERM when the thread that started it ends, a kill included (Linux); for ``preexec_fn``."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def pin_threads(n: int) -> None:

@@ -166,6 +166,8 @@ class ProgressSnapshot:
     """When each ``ok`` product was finished, seconds since the epoch, ascending."""
     since: float | None = None
     """When this session of the run began, seconds since the epoch; None when that is not known."""
+    failed_at: tuple[float, ...] = ()
+    """When each product that failed did so the last time, seconds since the epoch, ascending."""
 
     @property
     def n_failed(self) -> int:
@@ -189,7 +191,7 @@ def collect_progress(state: State, products: Sequence[Product], since: float | N
     busy = {beat.product for beat in beats}
     stages: Counter[str] = Counter()
     failed: Counter[str] = Counter()
-    finished = []
+    finished, failed_at = [], []
     for product in products:
         has = {stage: found for stage in PRODUCT_STAGES if (found := listing.get(state.target(stage, product)))}
         stages.update(has.keys())
@@ -199,6 +201,7 @@ def collect_progress(state: State, products: Sequence[Product], since: float | N
         known = failures.of(product)
         if known and known[-1].stage not in has and product.name not in busy:
             failed[known[-1].failure_class] += 1
+            failed_at.append(known[-1].modified)
     return ProgressSnapshot(
         total=len(products),
         ok=len(finished),
@@ -207,6 +210,7 @@ def collect_progress(state: State, products: Sequence[Product], since: float | N
         stages={stage: stages[stage] for stage in PRODUCT_STAGES},
         finished=tuple(sorted(finished)),
         since=since,
+        failed_at=tuple(sorted(failed_at)),
     )
 
 

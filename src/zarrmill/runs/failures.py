@@ -61,9 +61,14 @@ def find_failures(settings: Settings, *, failure_class: str = "", since: datetim
 def group(settings: Settings, records: Iterable[FailureRecord]) -> tuple[FailureGroup, ...]:
     """Return failures in groups; the targets are as Snakemake names them."""
     found = tuple(records)
+    named = {one.run: named_state(settings.model_copy(update={"run": one.run})) for one in found}
+    return group_failures(found, {one.product.name: named[one.run].target(PRODUCT_STAGES[-1], one.product).href for one in found})
+
+
+def named_state(settings: Settings) -> State:
+    """Return the state of a run as Snakemake's command line names it: in a bucket, below its storage prefix."""
     state = State.of(settings)
-    named = State(Place(settings.run)) if state.root.remote else state
-    return group_failures(found, {one.product.name: named.target(PRODUCT_STAGES[-1], one.product).href for one in found})
+    return State(Place(settings.run)) if state.root.remote else state
 
 
 def failures_json(settings: Settings, groups: Sequence[FailureGroup]) -> dict[str, Json]:

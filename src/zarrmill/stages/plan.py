@@ -5,10 +5,11 @@ manifest that the workflow is built from. What cannot be told makes no work: an 
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from functools import partial
 from itertools import batched
 from pathlib import Path
@@ -29,7 +30,7 @@ from zarrmill.errors import SourceError, UnknownStateError
 from zarrmill.io.builds import Builds, drop_receipts, latest_failure, older_build, read_builds
 from zarrmill.io.catalog import Listed, read_catalogue
 from zarrmill.io.listing import Listing
-from zarrmill.io.manifest import write_manifest
+from zarrmill.io.manifest import by_key, read_manifest, write_manifest
 from zarrmill.io.objects import Objects
 from zarrmill.io.places import together
 from zarrmill.io.record import dumps, record_text
@@ -38,7 +39,7 @@ from zarrmill.io.state import PRODUCT_STAGES, Failures, State
 from zarrmill.io.targets import keep_bucket
 from zarrmill.model import PlanRecord, Product
 
-__all__ = ["PlanResult", "plan", "print_plan", "write_plan"]
+__all__ = ["PlanResult", "count_days", "merge_plan", "plan", "print_plan", "write_plan"]
 
 log = structlog.get_logger(__name__)
 
@@ -115,6 +116,15 @@ def plan(settings: Settings, recipes: Mapping[str, Recipe], *, now: datetime | N
     )
 
 
+def count_days(settings: Settings, recipes: Mapping[str, Recipe], *, now: datetime | None = None) -> Counter[date]:
+    """Return how many products the catalogue lists for each day, filters applied; no source is looked at, nothing is written.
+
+    Raises: as ``plan`` where the catalogue is read.
+    """
+    chosen = _chosen(_listed(settings, now or datetime.now(UTC)), settings, recipes)
+    return Counter(datetime.fromisoformat(entry.acquired).astimezone(UTC).date() for entry in chosen)
+
+
 def write_plan(result: PlanResult, state: State) -> None:
     """Write records, ``plan.json``, ``plan.html`` and at last the manifest; drop receipts whose store is gone.
 
@@ -135,6 +145,21 @@ def write_plan(result: PlanResult, state: State) -> None:
     for product in result.gone:
         drop_receipts(state, product)
     write_manifest(result.products, state.manifest)
+
+
+def merge_plan(result: PlanResult, products: Sequence[Product], state: State) -> None:
+    """Put planned products in the place of their rows in the manifest that is there; everything else of the run stays.
+
+    Raises: ConfigError: there is no manifest; as ``write_plan``.
+    """
+    new = by_key(products)
+    rows = [new.get((row.collection, row.product_id), row) for row in read_manifest(state.manifest)]
+    listing = Listing(state.root)
+    for product in products:
+        _write_record(state, listing, PlanRecord(product, result.item(product)))
+        if product in result.gone:
+            drop_receipts(state, product)
+    write_manifest(rows, state.manifest)
 
 
 def print_plan(result: PlanResult, console: Console) -> None:

@@ -1,0 +1,5 @@
+"""``python -m zarrmill``."""
+
+from zarrmill.cli import main
+
+main()

@@ -1,0 +1,57 @@
+"""``replay``: plan exactly the products that failed again, and run exactly their targets.
+
+The source is looked at anew, so a product that was mended or changed since gets its new digest; the other rows of the manifest
+stay as they are, and the next attempt's number follows on the last one's.
+"""
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from zarrmill.config import Settings, load_recipes
+from zarrmill.io.state import PRODUCT_STAGES, State
+from zarrmill.model import FailureRecord, Product
+from zarrmill.runs.failures import named_state
+from zarrmill.stages.plan import merge_plan, plan
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Products of one run that are to be built again, and those that cannot be."""
+
+    products: tuple[Product, ...]
+    left_out: tuple[str, ...]
+    """Why products stay out: their source is still gone, refused or cannot be asked."""
+    targets: tuple[str, ...]
+    """What Snakemake is asked for."""
+
+
+def prepare(settings: Settings, records: Sequence[FailureRecord], *, write: bool) -> Replay:
+    """Plan the products of ``records`` again; with ``write`` the new rows take the place of the old ones in the manifest.
+
+    Raises: as ``plan`` and ``write_plan``.
+    """
+    wanted = {(record.product.collection, record.product.product_id) for record in records}
+    source = settings.source.model_copy(
+        update={
+            "ids": tuple(sorted({product_id for _, product_id in wanted})),
+            "datetime": None,
+            "limit": None,
+            "min_age_hours": 0.0,
+        }
+    )
+    result = plan(settings.model_copy(update={"source": source}), load_recipes(settings))
+    products = tuple(one for one in result.products if (one.collection, one.product_id) in wanted)
+    found = {(one.collection, one.product_id) for one in products}
+    why = {(row.collection, row.product_id): row.reason for row in result.rows if row.product is None}
+    left_out = tuple(f"{key[1]}: {why.get(key, 'not in the catalogue any more')}" for key in sorted(wanted - found))
+    state = State.of(settings)
+    if write and products:
+        merge_plan(result, products, state)
+    named = named_state(settings)
+    return Replay(products, left_out, tuple(named.target(PRODUCT_STAGES[-1], one).href for one in products))
+
+
+def run(command: Sequence[str]) -> int:
+    """Run Snakemake on this terminal and return its exit code."""
+    return subprocess.run(command, check=False).returncode

@@ -1,0 +1,141 @@
+"""A backfill as a user runs it: shards, canary, bounds, a killed driver, another run of it, and replay of what failed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from products import garble_chunk
+from workspace import ROOT, Workspace
+
+from zarrmill.errors import EXIT_BOUND, EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOTHING, EXIT_OK
+from zarrmill.io.state import State
+
+RANGE = ("--from", "2025-01-12", "--to", "2025-01-16")
+HOW = ("--profile", str(ROOT / "profiles/ci"), "--snakefile", str(ROOT / "workflow/Snakefile"))
+NAME = "test-20250112-20250116"
+BAND = "measurements/reflectance/r10m/b02"
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Three days of two products, nothing planned."""
+    return Workspace.create(tmp_path_factory.mktemp("backfill") / "work", n_days=3, products_per_day=2)
+
+
+@pytest.fixture
+def work(untouched: Workspace, tmp_path: Path) -> Workspace:
+    return untouched.copy(tmp_path / "work")
+
+
+def backfill(work: Workspace, *options: str) -> "subprocess.CompletedProcess[str]":
+    return work.zarrmill("backfill", *RANGE, "--shard-products", "2", *HOW, *options)
+
+
+def stores(work: Workspace) -> dict[str, int]:
+    """Return when each sealed store was written."""
+    root = work.path / work.settings.store_root
+    return {path.parent.name: path.stat().st_mtime_ns for path in root.rglob("*.zarr/zarr.json")}
+
+
+def newest(work: Workspace) -> list[Path]:
+    """Return source products, newest first."""
+    items = json.loads((work.path / "archive/items.json").read_text())["features"]
+    ordered = sorted(items, key=lambda item: item["properties"]["datetime"], reverse=True)
+    return [work.path / "archive/products" / f"{item['id']}.zarr" for item in ordered]
+
+
+def test_a_range_is_built_in_shards_and_a_rerun_builds_nothing(work: Workspace) -> None:
+    shown = backfill(work, "--dry-run")
+    assert (shown.returncode, shown.stdout.count(", 2 products")) == (EXIT_OK, 3), shown.stdout + shown.stderr
+    assert not (work.path / "results" / NAME).exists()
+    done = backfill(work)
+    assert done.returncode == EXIT_OK, done.stdout + done.stderr
+    assert "6 of 6 products ok, 0 failed" in done.stdout
+    assert done.stdout.index(f"zarrmill status {NAME}") < done.stdout.index("6 of 6")
+    built = stores(work)
+    assert len(built) == 6
+    assert all((work.path / "results" / f"{NAME}-{index:04d}/report/index.html").exists() for index in range(3))
+    told = work.zarrmill("status", NAME)
+    assert (told.returncode, told.stdout.startswith("6/6 ok")) == (EXIT_OK, True), told.stdout + told.stderr
+    again = backfill(work)
+    assert again.returncode == EXIT_OK, again.stdout + again.stderr
+    assert stores(work) == built
+
+
+def test_one_index_is_one_shard_and_another_range_needs_another_name(work: Workspace) -> None:
+    assert backfill(work, "--shard-index", "1").returncode == EXIT_OK
+    assert len(stores(work)) == 2
+    assert (work.path / "results" / f"{NAME}-0001/manifest.csv").exists()
+    assert backfill(work, "--shard-index", "9").returncode == EXIT_NOTHING
+    other = work.zarrmill("backfill", "--from", "2025-01-13", "--to", "2025-01-16", "--name", NAME, *HOW)
+    assert other.returncode == EXIT_CONFIG
+    assert "take another --name" in other.stderr
+
+
+def test_a_failing_canary_stops_the_bulk_and_replay_builds_exactly_what_failed(work: Workspace) -> None:
+    broken = newest(work)[0]
+    good = broken.with_suffix(".good")
+    shutil.copytree(broken, good)
+    garble_chunk(broken, BAND, "0.0")
+    stopped = backfill(work, "--canary", "1")
+    assert stopped.returncode == EXIT_BOUND, stopped.stdout + stopped.stderr
+    assert "the canary of 1 products failed" in stopped.stdout
+    assert stores(work) == {}
+    done = backfill(work, "--canary", "0")
+    assert done.returncode == EXIT_FAILED, done.stdout + done.stderr
+    assert "5 of 6 products ok, 1 failed" in done.stdout
+    before = stores(work)
+    assert len(before) == 5
+    shutil.rmtree(broken)
+    good.rename(broken)
+    dry = work.zarrmill("replay", NAME, *HOW, "--class", "source-corrupt")
+    assert (dry.returncode, "1 products would be built again" in dry.stdout) == (EXIT_OK, True), dry.stdout + dry.stderr
+    assert stores(work) == before
+    assert work.zarrmill("replay", NAME, *HOW, "--class", "conformance", "--execute").returncode == EXIT_NOTHING
+    replayed = work.zarrmill("replay", NAME, *HOW, "--execute")
+    assert replayed.returncode == EXIT_OK, replayed.stdout + replayed.stderr
+    after = stores(work)
+    assert set(after) - set(before) == {name for name in after if name.startswith(broken.stem)}
+    assert len(after) == 6
+    assert {name: when for name, when in after.items() if name in before} == before
+    assert work.zarrmill("replay", NAME, *HOW).returncode == EXIT_NOTHING
+
+
+def test_bounds_end_it_cleanly_and_the_same_command_goes_on(work: Workspace) -> None:
+    ended = backfill(work, "--max-products", "3")
+    assert ended.returncode == EXIT_BOUND, ended.stdout + ended.stderr
+    assert "3 products were begun (--max-products)" in ended.stdout
+    assert len(stores(work)) == 3
+    assert backfill(work).returncode == EXIT_OK
+    assert len(stores(work)) == 6
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
+def test_an_ended_driver_leaves_nothing_running_and_is_run_again(work: Workspace, kill: int) -> None:
+    command = [sys.executable, "-m", "zarrmill", "backfill", *RANGE, "--shard-products", "2", "--canary", "0", *HOW]
+    driver = subprocess.Popen(command, cwd=work.path, env={**os.environ, "PYTHONWARNINGS": "ignore"}, stdout=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while not stores(work) and time.monotonic() < until:
+        time.sleep(0.05)
+    driver.send_signal(kill)
+    code = driver.wait(timeout=60)
+    assert code == (-signal.SIGKILL if kill == signal.SIGKILL else EXIT_INTERRUPTED)
+    before = stores(work)
+    deadline = time.monotonic() + 60
+    while True:
+        again = backfill(work)
+        if again.returncode == EXIT_OK or time.monotonic() > deadline:
+            break
+        time.sleep(1)  # the shard that was at work finishes its jobs
+    assert again.returncode == EXIT_OK, again.stdout + again.stderr
+    after = stores(work)
+    assert len(after) == 6
+    assert {name: after[name] for name in before} == before
+    state = State.of(work.settings.model_copy(update={"run": f"{NAME}-0000"}), work.path)
+    assert state.summary.exists()
