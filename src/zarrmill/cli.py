@@ -3,40 +3,26 @@
 Exit codes: 0 done, 2 usage or configuration, 3 nothing to do, 4 something failed, 5 stopped by a bound, 6 unknown state.
 """
 
-import shlex
-import shutil
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, date, datetime
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from zarrmill import __version__
-from zarrmill.config import Recipe, Settings, load_recipes, load_settings, parse_settings
-from zarrmill.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOTHING, EXIT_OK, ConfigError, ZarrmillError
+from zarrmill import __version__, cli_runs
+from zarrmill.cli_common import DEFAULT_CONFIG, ConfigOption, RunOption, configured, exits
+from zarrmill.config import Recipe, Settings, load_recipes
+from zarrmill.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ConfigError, ZarrmillError
 from zarrmill.io import bucket
 from zarrmill.io.process import keep_memory, tell
 from zarrmill.io.state import State
 from zarrmill.model import ValidationReport
 
-if TYPE_CHECKING:
-    from zarrmill.io.progress import ProgressSnapshot
-
 bucket_app = typer.Typer(no_args_is_help=True, help="Buckets of state and stores: what they should be like, and making them so.")
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(bucket_app, name="bucket")
-
-ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration of the run.")]
-RunOption = Annotated[str | None, typer.Option("--run", help="Instead of the run of the configuration.")]
-ProfileOption = Annotated[str, typer.Option(help="Snakemake profile.")]
-SnakefileOption = Annotated[str | None, typer.Option(help="Snakefile; by default the one Snakemake finds here.")]
-DEFAULT_CONFIG = Path("config/config.yaml")
+app.add_typer(cli_runs.app)
 
 
 def main() -> None:
@@ -79,20 +65,8 @@ def _options(
     pass
 
 
-def _exits(verb: Callable[..., int]) -> Callable[..., None]:
-    """Turn a verb's returned code into the exit code of the process."""
-
-    @wraps(verb)
-    def run(*args: Any, **kwargs: Any) -> None:
-        code = verb(*args, **kwargs)
-        if code != EXIT_OK:
-            raise typer.Exit(code)
-
-    return run
-
-
 @app.command()
-@_exits
+@exits
 def plan(
     config: ConfigOption = DEFAULT_CONFIG,
     run: RunOption = None,
@@ -100,112 +74,11 @@ def plan(
     limit: Annotated[int | None, typer.Option(min=1, help="Instead of source.limit: most products.")] = None,
 ) -> int:
     """Decide which products to build and why; write manifest.csv, plan.json and plan.html."""
-    return run_plan(_settings(config, run, datetime=dates, limit=limit))
+    return run_plan(configured(config, run, datetime=dates, limit=limit))
 
 
 @app.command()
-@_exits
-def backfill(
-    first: Annotated[str, typer.Option("--from", help="First day, like 2025-01-31.")],
-    last: Annotated[str, typer.Option("--to", help="Last day, or today.")],
-    config: ConfigOption = DEFAULT_CONFIG,
-    profile: ProfileOption = "local",
-    snakefile: SnakefileOption = None,
-    name: Annotated[str | None, typer.Option(help="Name of the backfill; by default run and days.")] = None,
-    shard_products: Annotated[int, typer.Option(min=1, help="Products of a shard, about; days are never divided.")] = 500,
-    shards: Annotated[int, typer.Option(min=1, help="Shards that run at once.")] = 1,
-    shard_index: Annotated[
-        int | None,
-        typer.Option(min=0, envvar="JOB_COMPLETION_INDEX", help="Only this shard; an indexed Job of Kubernetes gives it."),
-    ] = None,
-    canary: Annotated[int, typer.Option(min=0, help="Products that must succeed before anything else is begun.")] = 3,
-    max_products: Annotated[int | None, typer.Option(min=1, help="End after so many products were begun.")] = None,
-    max_failures: Annotated[int | None, typer.Option(min=1, help="End when so many products failed.")] = None,
-    max_consecutive_failures: Annotated[int | None, typer.Option(min=1, help="End when so many failed in a row.")] = None,
-    deadline: Annotated[str | None, typer.Option(help="End after so long: 30m, 12h, 2d.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show the shards, write and run nothing.")] = False,
-) -> int:
-    """Build a range of days in shards, newest first; the same command again goes on where it ended.
-
-    Exit codes: 0 done, 3 nothing to do, 4 products failed, 5 ended by a bound or the canary, 6 unknown, 130 interrupted.
-    """
-    from zarrmill.runs import backfill as driver
-
-    begin, end = driver.parse_day(first), driver.parse_day(last)
-    if end < begin:
-        raise ConfigError(f"--from {begin} lies after --to {end}", kind="usage")
-    bounds = driver.Bounds(max_products, max_failures, max_consecutive_failures, _seconds(deadline) if deadline else None)
-    base = _settings(config)
-    settings = _settings(config, name or f"{base.run}-{begin:%Y%m%d}-{end:%Y%m%d}", datetime=f"{begin}/{end}")
-    found = list(enumerate(driver.shards_of(settings, begin, end, shard_products, keep=not dry_run)))
-    asked = found if shard_index is None else found[shard_index : shard_index + 1]
-    print(f"backfill {settings.run}: {sum(one.n_listed for _, one in found)} products listed in {len(found)} shards")
-    for index, shard in asked if dry_run else ():
-        print(f"  {driver.run_name(settings, index)}: {shard.datetime}, {shard.n_listed} products")
-    if dry_run or not asked:
-        print("nothing was run" if dry_run else f"there is no shard {shard_index}: nothing to do")
-        return EXIT_OK if dry_run else EXIT_NOTHING
-    print(f"to go on after an end of any kind: {shlex.join(['zarrmill', *sys.argv[1:]])}")
-    print(f"where it stands: zarrmill status {settings.run} --config {config}", flush=True)
-    command = driver.Command(config, profile, snakefile)
-    with _terminated_as_interrupted():
-        told = driver.backfill(settings, asked, command, bounds, n_at_once=shards, canary=canary, show=_Line())
-    print(f"\n{told.ok} of {told.total} products ok, {sum(told.failed.values())} failed")
-    for failure_class, n in told.failed.items():
-        print(f"  {n} {failure_class}: zarrmill failures {settings.run} --class {failure_class} --config {config}")
-    for shard_log in told.broken:
-        print(f"  did not end well: {shard_log}")
-    if told.reason:
-        print(f"ended early: {told.reason}; the same command goes on")
-    return told.code
-
-
-@app.command()
-@_exits
-def replay(
-    run: Annotated[str | None, typer.Argument(help="Name of the run or backfill; by default that of the configuration.")] = None,
-    config: ConfigOption = DEFAULT_CONFIG,
-    profile: ProfileOption = "local",
-    snakefile: SnakefileOption = None,
-    failure_class: Annotated[str, typer.Option("--class", help="Only failures of this class.")] = "",
-    since: Annotated[str | None, typer.Option(help="Only failures since then: 7d, 12h, 30m or a date.")] = None,
-    execute: Annotated[bool, typer.Option("--execute", help="Build them again; without, they are only shown.")] = False,
-) -> int:
-    """Plan the products that failed again, exactly them, and build them. Exit codes: 0 done, 3 none failed, 4 some fail still."""
-    from zarrmill.runs.backfill import Command, runs_of
-    from zarrmill.runs.failures import find_failures, parse_since
-    from zarrmill.runs.replay import prepare
-    from zarrmill.runs.replay import run as run_snakemake
-
-    moment = parse_since(since, datetime.now(UTC)) if since else None
-    n, n_left = 0, 0
-    for name in runs_of(_settings(config, run)):
-        settings = _settings(config, name)
-        records = find_failures(settings, failure_class=failure_class, since=moment)
-        if not records:
-            continue
-        again = prepare(settings, records, write=execute)
-        n, n_left = n + len(again.products), n_left + len(again.left_out)
-        for product in again.products:
-            print(f"{name}: {product.product_id}")
-        for line in again.left_out:
-            print(f"{name}: left out: {line}")
-        if execute and again.targets:
-            run_snakemake(Command(config, profile, snakefile).targets(name, again.targets))
-            n_left += len(find_failures(settings, failure_class=failure_class, since=moment)) - len(again.left_out)
-    if not n and not n_left:
-        print("no product failed")
-        return EXIT_NOTHING
-    print(
-        f"{n} products built again, {n_left} fail still"
-        if execute
-        else f"{n} products would be built again; run it with --execute"
-    )
-    return EXIT_FAILED if execute and n_left else EXIT_OK
-
-
-@app.command()
-@_exits
+@exits
 def validate(
     store: Annotated[str, typer.Argument(help="GeoZarr store: local path, http(s):// or s3://.")],
     source: Annotated[str | None, typer.Option(help="Source product that the values must equal.")] = None,
@@ -229,19 +102,19 @@ def validate(
 
 
 @app.command()
-@_exits
+@exits
 def report(config: ConfigOption = DEFAULT_CONFIG) -> int:
     """Write the report of a run from what is there, also while it runs or after it was interrupted."""
     from zarrmill.stages.report import report as write
 
-    settings = _settings(config)
+    settings = configured(config)
     write(settings)
     print(State.of(settings).report)
     return EXIT_OK
 
 
 @app.command()
-@_exits
+@exits
 def status(
     run: Annotated[str | None, typer.Argument(help="Name of the run; by default that of the configuration.")] = None,
     config: ConfigOption = DEFAULT_CONFIG,
@@ -253,14 +126,14 @@ def status(
     from zarrmill.io.progress import format_line, progress_json
     from zarrmill.runs.backfill import standing
 
-    settings = _settings(config, run)
+    settings = configured(config, run)
     snapshot, now = standing(settings), datetime.now(UTC)
     print(dumps({"run": settings.run, **progress_json(snapshot, now)}) if json else format_line(snapshot, now))
     return EXIT_FAILED if snapshot.n_failed else EXIT_OK
 
 
 @app.command()
-@_exits
+@exits
 def failures(
     run: Annotated[str | None, typer.Argument(help="Name of the run; by default that of the configuration.")] = None,
     config: ConfigOption = DEFAULT_CONFIG,
@@ -274,9 +147,9 @@ def failures(
     from zarrmill.runs.backfill import runs_of
     from zarrmill.runs.failures import advice, failures_json, find_failures, group, parse_since
 
-    settings = _settings(config, run)
+    settings = configured(config, run)
     moment = parse_since(since, datetime.now(UTC)) if since else None
-    parts = (_settings(config, name) for name in runs_of(settings))
+    parts = (configured(config, name) for name in runs_of(settings))
     groups = group(settings, [one for part in parts for one in find_failures(part, failure_class=failure_class, since=moment)])
     if json:
         print(dumps(failures_json(settings, groups)), end="")
@@ -293,14 +166,14 @@ def failures(
 
 
 @app.command()
-@_exits
+@exits
 def summary(config: ConfigOption = DEFAULT_CONFIG) -> int:
     """Tell how a run went, where its report is, and how to open a store. The exit code is 4 when something failed."""
     import json
 
     from zarrmill.io.manifest import read_manifest
 
-    settings = _settings(config)
+    settings = configured(config)
     state = State.of(settings)
     if not state.summary.exists():
         raise ConfigError(f"{state.summary} is not there yet; run the workflow first", kind="usage")
@@ -317,7 +190,7 @@ def summary(config: ConfigOption = DEFAULT_CONFIG) -> int:
 
 
 @app.command()
-@_exits
+@exits
 def sample(
     root: Annotated[Path, typer.Argument(help="Folder to write products and catalogue to.")] = Path("results/sample"),
     size_px: Annotated[int, typer.Option(min=36, help="Edge at 10 m in pixels, a multiple of 6; a full tile is 10980.")] = 1098,
@@ -342,24 +215,24 @@ def sample(
 
 
 @bucket_app.command()
-@_exits
+@exits
 def check(config: ConfigOption = DEFAULT_CONFIG) -> int:
     """Show what the buckets of a run have and should have. The exit code is 4 when something is other than it should be."""
-    return _buckets(_settings(config), execute=False, show_only=True)
+    return _buckets(configured(config), execute=False, show_only=True)
 
 
 @bucket_app.command()
-@_exits
+@exits
 def setup(
     config: ConfigOption = DEFAULT_CONFIG,
     execute: Annotated[bool, typer.Option("--execute", help="Make the changes; without, they are only shown.")] = False,
 ) -> int:
     """Bring versioning, lifecycle, CORS and policy of the buckets of a run in order; rules of others stay."""
-    return _buckets(_settings(config), execute=execute, show_only=False)
+    return _buckets(configured(config), execute=execute, show_only=False)
 
 
 @app.command()
-@_exits
+@exits
 def errors() -> int:
     """List every error code with what to do about it."""
     from zarrmill.errors import CODES
@@ -370,7 +243,7 @@ def errors() -> int:
 
 
 @app.command()
-@_exits
+@exits
 def reference(root: Annotated[Path, typer.Argument(help="Root of the project.")] = Path()) -> int:
     """Generate docs/reference and the schemas from the code."""
     from zarrmill.reference import write_reference
@@ -423,55 +296,6 @@ def _buckets(settings: Settings, *, execute: bool, show_only: bool) -> int:
     if not execute and not show_only and any(state.changes for state in states):
         print("nothing was changed; run it with --execute")
     return EXIT_FAILED if left else EXIT_OK
-
-
-def _settings(path: Path, run: str | None = None, **source: object) -> Settings:
-    """Read the configuration; ``run`` and keys of ``source`` replace those of the file where they are given."""
-    settings = load_settings(path, {"run": run} if run else None)
-    given = {key: value for key, value in source.items() if value is not None}
-    if given:
-        settings = parse_settings({**settings.model_dump(), "source": settings.source.model_dump() | given}, "command line")
-    bucket.use(settings.s3)
-    return settings
-
-
-def _seconds(text: str) -> float:
-    from zarrmill.runs.failures import parse_since
-
-    now = datetime.now(UTC)
-    seconds = (now - parse_since(text, now)).total_seconds()
-    if seconds <= 0:
-        raise ConfigError(f"deadline {text!r} is not like 30m, 12h, 2d", kind="usage")
-    return seconds
-
-
-class _Line:
-    """The progress line: rewritten in place on a terminal, else printed when it changed, at most once a minute."""
-
-    def __init__(self) -> None:
-        self._last, self._when = "", float("-inf")
-
-    def __call__(self, snapshot: "ProgressSnapshot") -> None:
-        from zarrmill.io.progress import format_line
-
-        if sys.stdout.isatty():
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r{format_line(snapshot, datetime.now().astimezone(), width):{width}}", end="", flush=True)
-            return
-        line = format_line(snapshot, datetime.now(UTC))
-        if line != self._last and time.monotonic() - self._when > 60:
-            self._last, self._when = line, time.monotonic()
-            print(line, flush=True)
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Take SIGTERM, which ends pods, like Ctrl-C."""
-    old = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old)
 
 
 def _recipe(path: Path | None) -> Recipe | None:

@@ -1,0 +1,143 @@
+"""``audit`` and ``clean``: receipts against stores and back, from names alone; removing what belongs to no run.
+
+A store belongs to a run when a target below ``state_root`` has its name. Runs that keep their state elsewhere are not seen, so
+stores that they share with this one look like orphans here: nothing is removed without being asked for, nor while it is young.
+"""
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from zarrmill.config import Settings
+from zarrmill.errors import StoreError
+from zarrmill.io.listing import Listing
+from zarrmill.io.places import Place, place_of, together
+
+SUFFIX, JOURNAL = ".zarr", ".zarr.journal"
+N_ASKED = 32
+"""Stores that are asked at once."""
+
+NO_COLLECTIONS = frozenset({"catalog", "failed", "logs", "progress", "report"})
+"""Folders of a run that hold no targets."""
+
+KINDS = {
+    "missing": "a receipt whose store is not sealed: `zarrmill plan` drops it, the next run builds it again",
+    "orphan": "a sealed store that no receipt and no plan names: a run that plans it adopts it, `zarrmill clean` removes it",
+    "leftover": "an unfinished store, or its journal, that no plan names: `zarrmill clean` removes it",
+    "unfinished": "an unfinished store that a plan names: the next run goes on with it",
+}
+"""What an audit finds, and what becomes of it."""
+REMOVED = ("orphan", "leftover")
+"""Kinds that ``clean`` removes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One thing that an audit found."""
+
+    kind: str
+    place: Place
+    """Store, or journal without a store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Stores against receipts."""
+
+    n_sealed: int
+    n_receipts: int
+    found: tuple[Found, ...]
+
+    def of(self, kind: str) -> tuple[Found, ...]:
+        """Return what was found of one of ``KINDS``."""
+        return tuple(one for one in self.found if one.kind == kind)
+
+
+def audit(settings: Settings) -> Audit:
+    """Compare every store below ``store_root`` with the targets of every run below ``state_root``; change nothing.
+
+    Costs one listing a day of stores and of runs, and one request a store.
+    Raises: UnknownStateError: something cannot be listed.
+    """
+    root = place_of(settings.store_root)
+    receipts, plans = _named(settings, root)
+    names = sorted(_stores(root))
+    stores = [name for name in names if name.endswith(SUFFIX)]
+    answers = together(lambda name: (root / name / "zarr.json").exists(), stores, N_ASKED)
+    sealed = {name for name, yes in zip(stores, answers, strict=True) if yes}
+    found = [Found("missing", root / name) for name in sorted(receipts - sealed)]
+    found += [Found("orphan", root / name) for name in sorted(sealed - receipts - plans)]
+    open_ = [name for name in stores if name not in sealed and name not in receipts]
+    found += [Found("unfinished" if name in plans else "leftover", root / name) for name in open_]
+    known = {*stores, *plans}
+    journals = (name for name in names if name.endswith(JOURNAL) and name.removesuffix(".journal") not in known)
+    found += [Found("leftover", root / name) for name in journals]
+    return Audit(len(sealed), len(receipts), tuple(found))
+
+
+def young(found: Sequence[Found], older_than_s: float) -> set[Found]:
+    """Return what was changed within the last ``older_than_s`` seconds. Raises: UnknownStateError: it cannot be listed."""
+    limit = time.time() - older_than_s
+    return {one for one in found if any(when > limit for when in _times(one.place))}
+
+
+def remove(found: Found) -> None:
+    """Remove one store, or journal: first its root, so that nobody takes the rest for a product, then everything below.
+
+    Raises: StoreError: it cannot be removed; UnknownStateError: it cannot be listed.
+    """
+    with suppress(FileNotFoundError):
+        (found.place / "zarr.json").unlink()
+    beside = found.place.parent / f"{found.place.name}.journal"
+    for place in (found.place, beside):
+        if place.local is None:
+            for _ in together(Place.unlink, [key for key, _ in Listing(place).below(place)], N_ASKED):
+                pass
+            continue
+        try:
+            if place.local.is_dir():
+                shutil.rmtree(place.local)
+            else:
+                place.local.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"{place}: cannot remove: {error.strerror}; check path and rights", kind="denied") from error
+
+
+def _named(settings: Settings, stores: Place) -> tuple[set[str], set[str]]:
+    """Return the stores that conversion receipts and plan records of all runs name, as keys below the store root."""
+    root = place_of(settings.state_root)
+    named: dict[str, set[str]] = {"convert": set(), "plan": set()}
+    for run in Listing(root).folders(root):
+        folder = root / run
+        if folder.href.rstrip("/") == stores.href.rstrip("/"):
+            continue
+        listing = Listing(folder)
+        for collection in listing.folders(folder):
+            if collection in NO_COLLECTIONS:
+                continue
+            for day in listing.folders(folder / collection):
+                for stage, names in named.items():
+                    files = listing.files(folder / collection / day / stage)
+                    found = (name.removesuffix(".json") for name in files if name.endswith(".json"))
+                    names |= {f"{collection}/{day}/{name}{SUFFIX}" for name in found}
+    return named["convert"], named["plan"]
+
+
+def _stores(root: Place) -> Iterator[str]:
+    """Yield stores and journals below the root as keys; each folder is listed with its names only."""
+    for collection in Listing(root).folders(root):
+        for day in Listing(root / collection).folders(root / collection):
+            folder = root / collection / day
+            listing = Listing(folder)
+            for name in (*listing.folders(folder), *listing.files(folder)):
+                if name.endswith((SUFFIX, JOURNAL)):
+                    yield f"{collection}/{day}/{name}"
+
+
+def _times(place: Place) -> Iterator[float]:
+    if place.local is not None and place.local.is_file():
+        yield place.local.stat().st_mtime
+    for _, facts in Listing(place).below(place):
+        yield facts.modified
