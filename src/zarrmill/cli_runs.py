@@ -48,6 +48,7 @@ def backfill(
     Exit codes: 0 done, 3 nothing to do, 4 products failed, 5 ended by a bound or the canary, 6 unknown, 130 interrupted.
     """
     from zarrmill.runs import backfill as driver
+    from zarrmill.runs.part import Command
 
     begin, end = driver.parse_day(first), driver.parse_day(last)
     if end < begin:
@@ -65,7 +66,7 @@ def backfill(
         return EXIT_OK if dry_run else EXIT_NOTHING
     print(f"to go on after an end of any kind: {shlex.join(['zarrmill', *sys.argv[1:]])}")
     print(f"where it stands: zarrmill status {settings.run} --config {config}", flush=True)
-    command = driver.Command(config, profile, snakefile)
+    command = Command(config, profile, snakefile)
     with _terminated_as_interrupted():
         told = driver.backfill(settings, asked, command, bounds, n_at_once=shards, canary=canary, show=_Line())
     print(f"\n{told.ok} of {told.total} products ok, {sum(told.failed.values())} failed")
@@ -74,7 +75,7 @@ def backfill(
     for shard_log in told.broken:
         print(f"  did not end well: {shard_log}")
     if told.reason:
-        print(f"ended early: {told.reason}; the same command goes on")
+        print(f"ended early: {told.reason}")
     return told.code
 
 
@@ -90,9 +91,10 @@ def replay(
     execute: Annotated[bool, typer.Option("--execute", help="Build them again; without, they are only shown.")] = False,
 ) -> int:
     """Plan the products that failed again, exactly them, and build them. Exit codes: 0 done, 3 none failed, 4 some fail still."""
-    from zarrmill.runs.backfill import Command, runs_of
+    from zarrmill.runs.backfill import runs_of
     from zarrmill.runs.failures import find_failures, parse_since
-    from zarrmill.runs.replay import prepare
+    from zarrmill.runs.part import Command
+    from zarrmill.runs.replay import prepare, unfinished
     from zarrmill.runs.replay import run as run_snakemake
 
     moment = parse_since(since, datetime.now(UTC)) if since else None
@@ -110,7 +112,7 @@ def replay(
             print(f"{name}: left out: {line}")
         if execute and again.targets:
             run_snakemake(Command(config, profile, snakefile).targets(name, again.targets))
-            n_left += len(find_failures(settings, failure_class=failure_class, since=moment)) - len(again.left_out)
+            n_left += len(unfinished(settings, again.products))
     if not n and not n_left:
         print("no product failed")
         return EXIT_NOTHING

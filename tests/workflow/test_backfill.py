@@ -86,12 +86,15 @@ def test_a_failing_canary_stops_the_bulk_and_replay_builds_exactly_what_failed(w
     stopped = backfill(work, "--canary", "1")
     assert stopped.returncode == EXIT_BOUND, stopped.stdout + stopped.stderr
     assert "the canary of 1 products failed" in stopped.stdout
+    assert "1 source-corrupt: zarrmill failures" in stopped.stdout
     assert stores(work) == {}
     done = backfill(work, "--canary", "0")
     assert done.returncode == EXIT_FAILED, done.stdout + done.stderr
     assert "5 of 6 products ok, 1 failed" in done.stdout
     before = stores(work)
     assert len(before) == 5
+    still = work.zarrmill("replay", NAME, *HOW, "--execute")
+    assert (still.returncode, "1 fail still" in still.stdout) == (EXIT_FAILED, True), still.stdout + still.stderr
     shutil.rmtree(broken)
     good.rename(broken)
     dry = work.zarrmill("replay", NAME, *HOW, "--class", "source-corrupt")
@@ -107,13 +110,17 @@ def test_a_failing_canary_stops_the_bulk_and_replay_builds_exactly_what_failed(w
     assert work.zarrmill("replay", NAME, *HOW).returncode == EXIT_NOTHING
 
 
-def test_bounds_end_it_cleanly_and_the_same_command_goes_on(work: Workspace) -> None:
+def test_bounds_end_it_cleanly(work: Workspace) -> None:
     ended = backfill(work, "--max-products", "3")
     assert ended.returncode == EXIT_BOUND, ended.stdout + ended.stderr
     assert "3 products were begun (--max-products)" in ended.stdout
     assert len(stores(work)) == 3
-    assert backfill(work).returncode == EXIT_OK
-    assert len(stores(work)) == 6
+    failing = newest(work)[3]
+    garble_chunk(failing, BAND, "0.0")
+    ended = backfill(work, "--max-failures", "1")
+    assert ended.returncode == EXIT_BOUND, ended.stdout + ended.stderr
+    assert "1 products failed (--max-failures)" in ended.stdout
+    assert len(stores(work)) < 6
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])

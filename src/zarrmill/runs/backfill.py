@@ -6,15 +6,11 @@ the drivers of an indexed Job have the same shards. What a shard reached is read
 """
 
 import json
-import subprocess
-import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from pathlib import Path
-from typing import IO
 
 from zarrmill.config import Settings, load_recipes
 from zarrmill.core.shards import Shard, cut
@@ -26,15 +22,14 @@ from zarrmill.errors import (
     EXIT_OK,
     EXIT_UNKNOWN,
     ConfigError,
-    ZarrmillError,
 )
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.places import Place, place_of
-from zarrmill.io.process import die_with_parent
 from zarrmill.io.progress import ProgressSnapshot, collect_progress
 from zarrmill.io.record import dumps
 from zarrmill.io.state import State
 from zarrmill.runs.failures import record_killed
+from zarrmill.runs.part import Command, Part
 from zarrmill.stages.plan import count_days
 
 SCHEMA = "zarrmill/backfill/1"
@@ -49,119 +44,13 @@ class Bounds:
     """What ends a backfill before its end; None bounds nothing."""
 
     products: int | None = None
-    """Products in the manifests of the shards that were begun; the shard that would exceed it is cut."""
+    """Products in the manifests of the shards that were begun, those that were done before too; the last shard is cut to fit."""
     failures: int | None = None
     """Products that failed."""
     consecutive_failures: int | None = None
     """Products that failed after the last one that was finished."""
     deadline_s: float | None = None
     """Seconds since the start."""
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """How the parts of a backfill are run."""
-
-    config: Path
-    """Configuration that every shard shares."""
-    profile: str
-    """Snakemake profile: a folder below ``profiles``, a path, or a name that Snakemake knows."""
-    snakefile: str | None = None
-    """Snakefile; None takes Snakemake's default."""
-    logs: Path = Path(".snakemake/backfill")
-    """Folder on this machine for what Snakemake prints."""
-
-    def plan(self, run: str, shard: Shard, limit: int | None) -> list[str]:
-        """Return the command that plans a shard."""
-        size = ["--limit", f"{limit}"] if limit else []
-        base = [sys.executable, "-m", "zarrmill", "plan", "--config", str(self.config)]
-        return [*base, "--run", run, "--datetime", shard.datetime, *size]
-
-    def run(self, run: str, shard: Shard) -> list[str]:
-        """Return the command that runs a shard's manifest."""
-        return [*self._snakemake(), "--config", f"run={run}", f"source={json.dumps({'datetime': shard.datetime})}"]
-
-    def targets(self, run: str, targets: Sequence[str]) -> list[str]:
-        """Return the command that makes targets of a run."""
-        return [*self._snakemake(*targets), "--config", f"run={run}"]
-
-    def _snakemake(self, *targets: str) -> list[str]:
-        folder = Path("profiles") / self.profile
-        where = ["--snakefile", self.snakefile] if self.snakefile else []
-        profile = str(folder) if folder.is_dir() else self.profile
-        return [sys.executable, "-m", "snakemake", *targets, *where, "--profile", profile, "--configfile", str(self.config)]
-
-
-@dataclass(slots=True)
-class Part:
-    """One shard at work."""
-
-    run: str
-    state: State
-    steps: deque[list[str]]
-    log: Path
-    code: int | None = None
-    """Exit code of the step that ended the shard; None while it is at work."""
-    process: "subprocess.Popen[bytes] | None" = None
-    out: IO[bytes] | None = None
-    seen: ProgressSnapshot = field(default_factory=lambda: ProgressSnapshot(0, 0))
-
-    def advance(self) -> bool:
-        """Start the next step when none runs, take its exit code when it ended; return whether the shard is at work."""
-        if self.process is not None:
-            code = self.process.poll()
-            if code is None:
-                return True
-            self._closed()
-            if code not in (EXIT_OK, EXIT_NOTHING) or not self.steps or not self._products():
-                self.code = code
-                return False
-        if not self.steps:
-            return False
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.out = self.log.open("ab")
-        self.process = subprocess.Popen(
-            self.steps.popleft(),
-            stdout=self.out,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - one thread
-        )
-        return True
-
-    def stop(self) -> None:
-        """Ask for a clean end: what is at work is finished, nothing new is begun."""
-        self.steps.clear()
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-
-    def look(self, run: str) -> None:
-        """Read from the state where the shard stands; keep what was known when it cannot be read."""
-        products = self._products()
-        if not products:
-            return
-        try:
-            record_killed(self.state, products, run)
-            self.seen = collect_progress(self.state, products)
-        except ZarrmillError as error:
-            self.note(f"state not read: {error}")
-
-    def note(self, text: str) -> None:
-        """Add a line to the log."""
-        with self.log.open("a") as out:
-            out.write(f"backfill: {text}\n")
-
-    def _products(self) -> tuple:  # type: ignore[type-arg]  # of Product
-        try:
-            return read_manifest(self.state.manifest)
-        except ZarrmillError:
-            return ()
-
-    def _closed(self) -> None:
-        if self.out is not None:
-            self.out.close()
-        self.process = self.out = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,10 +136,10 @@ def backfill(
     driver = _Driver(settings, command, bounds, n_at_once, show)
     if canary and shards:
         driver.drive(shards[:1], canary)
-        if driver.reason == "" and driver.failed_or_broken:
+        if not driver.reason and driver.failed_or_broken:
             driver.reason = f"the canary of {canary} products failed"
-        driver.parts.clear()
     if not driver.reason:
+        driver.parts.clear()  # the canary's products belong to the first shard
         driver.drive(shards, None)
     return driver.outcome()
 
@@ -284,7 +173,7 @@ class _Driver:
                 ended = [part for part in active if not part.advance()]
                 if ended or time.monotonic() - looked > self._look_s:
                     for part in active:
-                        part.look(part.run)
+                        part.look()
                     looked = time.monotonic()
                     self.show(self.snapshot())
                     self._bound(active)
@@ -324,7 +213,7 @@ class _Driver:
         if self.bounds.products is not None:
             left = self.bounds.products - self.snapshot().total
             if left <= 0:
-                self.reason = f"{self.bounds.products} products were begun (--max-products)"
+                self.reason = f"{self.bounds.products} products were begun (--max-products); raise it to go on"
                 return None
             limit = min(limit or left, left)
         run = run_name(self.settings, index)
@@ -358,7 +247,7 @@ class _Driver:
         while [part for part in active if part.advance()]:
             time.sleep(0.1)
         for part in active:
-            part.look(part.run)
+            part.look()
 
     def _broken(self) -> list[str]:
         """Return shards that ended with an error that no product's failure explains."""

@@ -55,3 +55,9 @@ def prepare(settings: Settings, records: Sequence[FailureRecord], *, write: bool
 def run(command: Sequence[str]) -> int:
     """Run Snakemake on this terminal and return its exit code."""
     return subprocess.run(command, check=False).returncode
+
+
+def unfinished(settings: Settings, products: Sequence[Product]) -> tuple[Product, ...]:
+    """Return products without their last target, whatever stands in its way. Raises: UnknownStateError: it cannot be told."""
+    state = State.of(settings)
+    return tuple(one for one in products if not state.target(PRODUCT_STAGES[-1], one).exists())

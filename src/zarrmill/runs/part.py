@@ -1,0 +1,126 @@
+"""One shard of a backfill at work: the commands that plan and run it, its process, and where its state says it stands."""
+
+import json
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from zarrmill.core.shards import Shard
+from zarrmill.errors import EXIT_NOTHING, EXIT_OK, ZarrmillError
+from zarrmill.io.manifest import read_manifest
+from zarrmill.io.process import die_with_parent
+from zarrmill.io.progress import ProgressSnapshot, collect_progress
+from zarrmill.io.state import State
+from zarrmill.runs.failures import record_killed
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """How the parts of a backfill are run."""
+
+    config: Path
+    """Configuration that every shard shares."""
+    profile: str
+    """Snakemake profile: a folder below ``profiles``, a path, or a name that Snakemake knows."""
+    snakefile: str | None = None
+    """Snakefile; None takes Snakemake's default."""
+    logs: Path = Path(".snakemake/backfill")
+    """Folder on this machine for what Snakemake prints."""
+
+    def plan(self, run: str, shard: Shard, limit: int | None) -> list[str]:
+        """Return the command that plans a shard."""
+        size = ["--limit", f"{limit}"] if limit else []
+        base = [sys.executable, "-m", "zarrmill", "plan", "--config", str(self.config)]
+        return [*base, "--run", run, "--datetime", shard.datetime, *size]
+
+    def run(self, run: str, shard: Shard) -> list[str]:
+        """Return the command that runs a shard's manifest."""
+        return [*self._snakemake(), "--config", f"run={run}", f"source={json.dumps({'datetime': shard.datetime})}"]
+
+    def targets(self, run: str, targets: Sequence[str]) -> list[str]:
+        """Return the command that makes targets of a run."""
+        return [*self._snakemake(*targets), "--config", f"run={run}"]
+
+    def _snakemake(self, *targets: str) -> list[str]:
+        folder = Path("profiles") / self.profile
+        where = ["--snakefile", self.snakefile] if self.snakefile else []
+        profile = str(folder) if folder.is_dir() else self.profile
+        return [sys.executable, "-m", "snakemake", *targets, *where, "--profile", profile, "--configfile", str(self.config)]
+
+
+@dataclass(slots=True)
+class Part:
+    """One shard at work."""
+
+    run: str
+    state: State
+    steps: deque[list[str]]
+    log: Path
+    code: int | None = None
+    """Exit code of the step that ended the shard; None while it is at work."""
+    process: "subprocess.Popen[bytes] | None" = None
+    out: IO[bytes] | None = None
+    seen: ProgressSnapshot = field(default_factory=lambda: ProgressSnapshot(0, 0))
+
+    def advance(self) -> bool:
+        """Start the next step when none runs, take its exit code when it ended; return whether the shard is at work."""
+        if self.process is not None:
+            code = self.process.poll()
+            if code is None:
+                return True
+            self._closed()
+            if code not in (EXIT_OK, EXIT_NOTHING) or not self.steps or self._empty():
+                self.code = code if self.code is None else self.code
+                return False
+        if not self.steps:
+            return False
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.out = self.log.open("ab")
+        self.process = subprocess.Popen(
+            self.steps.popleft(),
+            stdout=self.out,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one thread
+        )
+        return True
+
+    def stop(self) -> None:
+        """Ask for a clean end: what is at work is finished, nothing new is begun."""
+        self.steps.clear()
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+
+    def look(self) -> None:
+        """Read from the state where the shard stands; keep what was known when it cannot be read, or is not planned yet."""
+        try:
+            if self.state.manifest.exists():
+                products = read_manifest(self.state.manifest)
+                record_killed(self.state, products, self.run)
+                self.seen = collect_progress(self.state, products)
+        except ZarrmillError as error:
+            self.note(f"state not read: {error}")
+
+    def note(self, text: str) -> None:
+        """Add a line to the log."""
+        with self.log.open("a") as out:
+            out.write(f"backfill: {text}\n")
+
+    def _empty(self) -> bool:
+        """Return whether nothing was planned; a manifest that cannot be read ends the shard with the error's code."""
+        try:
+            return not read_manifest(self.state.manifest)
+        except ZarrmillError as error:
+            self.note(f"{error}")
+            self.code = error.exit_code
+            return True
+
+    def _closed(self) -> None:
+        if self.out is not None:
+            self.out.close()
+        self.process = self.out = None

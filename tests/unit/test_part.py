@@ -1,0 +1,45 @@
+"""A shard's steps: what cannot be read is never taken for nothing to do."""
+
+import time
+from collections import deque
+from pathlib import Path
+
+import pytest
+
+from zarrmill.errors import EXIT_NOTHING, EXIT_OK, EXIT_UNKNOWN
+from zarrmill.io.manifest import write_manifest
+from zarrmill.io.places import place_of
+from zarrmill.io.state import State
+from zarrmill.runs.part import Part
+
+
+def ended(folder: Path, *steps: str) -> Part:
+    """Return a shard that went through shell commands."""
+    part = Part("run", State(place_of(folder)), deque(["sh", "-c", step] for step in steps), folder / "part.log")
+    while part.advance():
+        time.sleep(0.01)
+    return part
+
+
+def test_a_shard_without_products_runs_nothing(tmp_path: Path) -> None:
+    write_manifest((), place_of(tmp_path / "manifest.csv"))
+    assert ended(tmp_path, f"exit {EXIT_NOTHING}", "echo ran").code == EXIT_NOTHING
+    assert "ran" not in (tmp_path / "part.log").read_text()
+
+
+def test_a_manifest_that_cannot_be_read_is_an_outage_not_an_empty_shard(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").mkdir()
+    part = ended(tmp_path, "exit 0", "echo ran")
+    assert part.code == EXIT_UNKNOWN
+    assert "manifest.csv" in (tmp_path / "part.log").read_text()
+
+
+@pytest.mark.parametrize("code", [EXIT_UNKNOWN, 1])
+def test_a_plan_that_fails_ends_the_shard(tmp_path: Path, code: int) -> None:
+    assert ended(tmp_path, f"exit {code}", "echo ran").code == code
+    assert "ran" not in (tmp_path / "part.log").read_text()
+
+
+def test_the_last_step_says_how_it_ended(tmp_path: Path) -> None:
+    assert ended(tmp_path, f"exit {EXIT_OK}").code == EXIT_OK
+    assert ended(tmp_path, "exit 7").code == 7
