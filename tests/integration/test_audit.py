@@ -9,7 +9,8 @@ import pytest
 from s3_server import Bucket
 from workspace import Workspace
 
-from zarrmill.errors import EXIT_FAILED, EXIT_NOTHING, EXIT_OK
+from zarrmill.errors import EXIT_FAILED, EXIT_NOTHING, EXIT_OK, StoreError
+from zarrmill.io.places import place_of
 from zarrmill.runs.audit import Found, audit, remove, young
 
 
@@ -58,7 +59,7 @@ def test_each_kind_is_found_and_only_what_belongs_to_no_run_is_removed(work: Wor
     for words in ("1 missing: ", "1 orphan: ", "2 leftover: ", "1 unfinished: "):
         assert words in told.stdout, told.stdout
     (first / "zarr.away").rename(first / "zarr.json")
-    for path in (orphan, leftover, journal):
+    for path in (orphan, leftover, journal, first, second):  # age alone removes nothing
         aged(path)
     dry = work.zarrmill("clean", "--older-than", "30d")
     assert (dry.returncode, dry.stdout.count("to remove: ")) == (EXIT_OK, 2), dry.stdout + dry.stderr
@@ -69,6 +70,20 @@ def test_each_kind_is_found_and_only_what_belongs_to_no_run_is_removed(work: Wor
     left = {path.name for path in first.parent.iterdir()}
     assert left == {first.name, second.name, alone.name} | {path.name for path in first.parent.glob(f"{second.name}.journal")}
     assert (first / "zarr.json").exists()
+
+
+def test_a_removal_that_is_cut_short_leaves_no_product(work: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    orphan = work.store(work.products[0]).with_name("ORPHAN_00000000.zarr")
+    shutil.copytree(work.store(work.products[0]), orphan)
+
+    def refused(path: Path) -> None:
+        assert not (path / "zarr.json").exists(), "the root goes first"
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(shutil, "rmtree", refused)
+    with pytest.raises(StoreError, match="Permission denied; check path"):
+        remove(Found("orphan", place_of(orphan)))
+    assert orphan.exists()
 
 
 def test_an_orphan_in_a_bucket_goes_with_its_root_first(work: Workspace, s3_bucket: Bucket) -> None:
@@ -89,4 +104,3 @@ def test_an_orphan_in_a_bucket_goes_with_its_root_first(work: Workspace, s3_buck
     remove(orphan)
     assert not s3_bucket.keys(f"stores/{orphan.place.key_in(orphan.place.parent.parent.parent)}")
     assert s3_bucket.keys(f"stores/{product.store_path}/zarr.json")
-    assert isinstance(orphan, Found)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,16 @@ def stores(work: Workspace) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in root.rglob("*.zarr/zarr.json")}
 
 
+def working_in(folder: Path) -> list[str]:
+    """Return the processes that work in a folder (Linux)."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "cwd").readlink() == folder and (process / "cmdline").read_bytes():
+                found.append(process.name)
+    return found
+
+
 def newest(work: Workspace) -> list[Path]:
     """Return source products, newest first."""
     items = json.loads((work.path / "archive/items.json").read_text())["features"]
@@ -72,6 +83,10 @@ def test_one_index_is_one_shard_and_another_range_needs_another_name(work: Works
     assert backfill(work, "--shard-index", "1").returncode == EXIT_OK
     assert len(stores(work)) == 2
     assert (work.path / "results" / f"{NAME}-0001/manifest.csv").exists()
+    cuts = (work.path / "results" / NAME / "backfill.json").read_bytes()
+    other_size = work.zarrmill("backfill", *RANGE, "--shard-products", "500", "--shard-index", "0", "--dry-run", *HOW)
+    assert "in 3 shards" in other_size.stdout, "where the range was cut stays"
+    assert (work.path / "results" / NAME / "backfill.json").read_bytes() == cuts
     assert backfill(work, "--shard-index", "9").returncode == EXIT_NOTHING
     other = work.zarrmill("backfill", "--from", "2025-01-13", "--to", "2025-01-16", "--name", NAME, *HOW)
     assert other.returncode == EXIT_CONFIG
@@ -133,13 +148,13 @@ def test_an_ended_driver_leaves_nothing_running_and_is_run_again(work: Workspace
     driver.send_signal(kill)
     code = driver.wait(timeout=60)
     assert code == (-signal.SIGKILL if kill == signal.SIGKILL else EXIT_INTERRUPTED)
+    until = time.monotonic() + 60
+    while working_in(work.path) and time.monotonic() < until:
+        time.sleep(0.2)  # the jobs that were at work are finished
+    assert not working_in(work.path)
     before = stores(work)
-    deadline = time.monotonic() + 60
-    while True:
-        again = backfill(work)
-        if again.returncode == EXIT_OK or time.monotonic() > deadline:
-            break
-        time.sleep(1)  # the shard that was at work finishes its jobs
+    assert len(before) < 6, "the driver is gone, nothing new is begun"
+    again = backfill(work)
     assert again.returncode == EXIT_OK, again.stdout + again.stderr
     after = stores(work)
     assert len(after) == 6
