@@ -140,7 +140,7 @@ def test_bounds_end_it_cleanly(work: Workspace) -> None:
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
 def test_an_ended_driver_leaves_nothing_running_and_is_run_again(work: Workspace, kill: int) -> None:
-    command = [sys.executable, "-m", "zarrmill", "backfill", *RANGE, "--shard-products", "2", "--canary", "0", *HOW]
+    command = [sys.executable, "-m", "zarrmill", "backfill", *RANGE, "--canary", "0", *HOW]
     driver = subprocess.Popen(command, cwd=work.path, env={**os.environ, "PYTHONWARNINGS": "ignore"}, stdout=subprocess.DEVNULL)
     until = time.monotonic() + 120
     while not stores(work) and time.monotonic() < until:
