@@ -14,6 +14,9 @@ from k8s_server import KubernetesServer, make_image
 from s3_server import Bucket, S3Server, bucket, s3_server
 from workspace import Workspace
 
+from zarrmill.config import S3
+from zarrmill.io import bucket as buckets
+
 settings.register_profile("same-every-time", derandomize=True, deadline=None)
 settings.load_profile("same-every-time")
 
@@ -75,7 +78,9 @@ def s3_bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]
     with bucket(s3, f"test-{uuid.uuid4().hex[:12]}") as made:
         for name, value in made.env("writer").items():
             monkeypatch.setenv(name, value)
+        buckets.use(S3())  # no client or key of an earlier test
         yield made
+        buckets.use(S3())
 
 
 @pytest.fixture

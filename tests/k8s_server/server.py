@@ -266,8 +266,10 @@ class _Handler(BaseHTTPRequestHandler):
             raise ApiError(415, "UnsupportedMediaType", "the body of the request was in an unknown format: JSON or YAML is known")
         posted = yaml.safe_load(body)
         if self.command == "POST":
-            self.server.cluster.posted.append(copy.deepcopy(posted))
-            return 201, self._copy(self.server.cluster.create(kind, namespace, posted))
+            as_posted = copy.deepcopy(posted)
+            created = self.server.cluster.create(kind, namespace, posted)
+            self.server.cluster.posted.append(as_posted)  # not a POST that met its own 409
+            return 201, self._copy(created)
         return 200, self._copy(self._change(kind, namespace, name, posted))
 
     def _read(self, kind: Kind, namespace: str, name: str, query: Mapping[str, list[str]]) -> Object:
