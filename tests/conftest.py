@@ -65,6 +65,13 @@ def workspace(tmp_path: Path) -> Callable[..., Workspace]:
     return lambda **options: Workspace.create(tmp_path / "work", **options)
 
 
+@pytest.fixture(autouse=True)
+def _no_client_of_an_earlier_test() -> Iterator[None]:
+    """Leave no setting, client or key of a bucket behind, whatever a test did."""
+    yield
+    buckets.use(S3())
+
+
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """An S3 server for the whole session."""
@@ -78,9 +85,7 @@ def s3_bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]
     with bucket(s3, f"test-{uuid.uuid4().hex[:12]}") as made:
         for name, value in made.env("writer").items():
             monkeypatch.setenv(name, value)
-        buckets.use(S3())  # no client or key of an earlier test
         yield made
-        buckets.use(S3())
 
 
 @pytest.fixture

@@ -77,8 +77,7 @@ def site(s3_bucket, proxied, monkeypatch):
     proxy = proxied(s3_bucket.url)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     buckets.use(S3(part_mb=5, timeout_s=3, retries=4, max_concurrency=4))
-    yield Site(s3_bucket, proxy)
-    buckets.use(S3())
+    return Site(s3_bucket, proxy)
 
 
 @pytest.mark.parametrize(

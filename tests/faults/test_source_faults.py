@@ -32,7 +32,6 @@ def place(request, tmp_path, proxied, monkeypatch):
         proxy = proxied(bucket.url)
         buckets.use(S3(endpoint_url=proxy.url, timeout_s=2, retries=1))
         yield bucket.href("d"), proxy, lambda data: bucket.put("d/k", data)
-        buckets.use(S3())
         return
     (tmp_path / "d").mkdir()
     (tmp_path / "d/k").write_bytes(DATA)
@@ -121,7 +120,6 @@ def test_missing_bucket_is_never_an_absent_object(s3_bucket, proxied):
     assert caught.value.kind == "denied"
     with pytest.raises(UnknownStateError, match="no such bucket"):
         objects.exists("k")
-    buckets.use(S3())
 
 
 @pytest.mark.parametrize("path", ["^/test", "list-type"])
@@ -131,7 +129,6 @@ def test_bucket_that_stops_being_there_is_told_on_the_first_absent_key(s3_bucket
     proxy.add(no_bucket(path=path))
     with pytest.raises(UnknownStateError):
         Objects(s3_bucket.href("d")).exists("k")
-    buckets.use(S3())
 
 
 def test_object_that_changes_between_two_reads_is_told(place):

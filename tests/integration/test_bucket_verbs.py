@@ -37,12 +37,6 @@ RULES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _as_the_environment_says() -> Iterator[None]:
-    yield
-    buckets.use(S3())
-
-
 @pytest.fixture
 def admin(s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The environment leads to the bucket with all rights; a client of it."""

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,12 +16,6 @@ from zarrmill.io.listing import Listing
 from zarrmill.io.places import Place, place_of, together
 
 Proxied = Callable[[str], FaultProxy]
-
-
-@pytest.fixture(autouse=True)
-def _as_the_environment_says() -> Iterator[None]:
-    yield
-    buckets.use(S3())
 
 
 @pytest.fixture(params=["disk", "bucket"])

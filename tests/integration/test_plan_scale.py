@@ -1,10 +1,9 @@
 """Planning many products with the state in a bucket: what it asks of the bucket does not grow with what is there already."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from fake_run import fake_products
 from fault_proxy import FaultProxy
 from s3_server import Bucket
@@ -18,12 +17,6 @@ from zarrmill.stages.plan import PlanResult, plan, write_plan
 
 N = 1100
 """Products; more than one page of a listing."""
-
-
-@pytest.fixture(autouse=True)
-def _as_the_environment_says() -> Iterator[None]:
-    yield
-    buckets.use(S3())
 
 
 def settings(made: Bucket, folder: Path) -> Settings:

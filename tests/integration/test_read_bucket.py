@@ -14,12 +14,6 @@ from zarrmill.stages.convert import convert
 from zarrmill.stages.validate import validate
 
 
-@pytest.fixture(autouse=True)
-def _settings():
-    yield
-    buckets.use(S3())
-
-
 def converted(source, root, **pixels):
     recipe = recipe_for("S02MSIL2A", **pixels)
     product = product_row(source, recipe)

@@ -92,7 +92,6 @@ def test_product_in_a_bucket_is_fetched_by_its_listing(shared_sources, s3_bucket
     buckets.use(S3(endpoint_url=s3_bucket.url))
     with opened(s3_bucket.href(f"src/{source.name}"), "", settings(tmp_path / "staging")) as objects:
         there = {key: objects.get(key) for key, _ in objects.keys()}  # noqa: SIM118 - not a mapping
-    buckets.use(S3())
     assert there == {p.relative_to(source).as_posix(): p.read_bytes() for p in source.rglob("*") if p.is_file()}
 
 

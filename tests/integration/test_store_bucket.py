@@ -27,8 +27,6 @@ LEASE_S = 6.0
 @pytest.fixture(autouse=True)
 def _settings():
     buckets.use(S3(part_mb=5, timeout_s=10, retries=3))
-    yield
-    buckets.use(S3())
 
 
 def run(source, root, product_type="S02MSIL2A", threads=2, **pixels):

@@ -4,7 +4,7 @@ import asyncio
 import importlib.util
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,12 +24,6 @@ from zarrmill.io.state import State
 
 N = 20
 """Targets that are asked for."""
-
-
-@pytest.fixture(autouse=True)
-def _as_the_environment_says() -> Iterator[None]:
-    yield
-    buckets.use(S3())
 
 
 @pytest.fixture

@@ -330,6 +330,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, code: int, answer: Object | str) -> None:
         data = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
+        line = Request(self._user, self._verb, self._resource, self._name, code, urlsplit(self.path).query, self._group)
+        self.server.cluster.note(line)  # before the answer: who has it may count at once
         self.send_response(code)
         self.send_header("Content-Type", "text/plain" if isinstance(answer, str) else "application/json")
         self.send_header("Content-Length", str(len(data)))
@@ -337,9 +339,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Retry-After", "1")
         self.end_headers()
         self.wfile.write(data)
-        query = urlsplit(self.path).query
-        line = Request(self._user, self._verb, self._resource, self._name, code, query, self._group)
-        self.server.cluster.note(line)
 
 
 def _merge(value: Object, patch: Object) -> None:

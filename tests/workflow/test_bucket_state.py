@@ -152,7 +152,6 @@ def test_a_second_driver_waits_and_is_refused(work: Workspace, s3_bucket: Bucket
         assert not [key for key in s3_bucket.keys("state/test/") if "/convert/" in key]
     finally:
         lock.release()
-        buckets.use(S3())
     assert not s3_bucket.keys("state/test/.lock/")
 
 

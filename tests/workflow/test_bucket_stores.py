@@ -11,9 +11,6 @@ from file_server import file_server
 from s3_server import Bucket
 from workspace import Workspace
 
-from zarrmill.config import S3
-from zarrmill.io import bucket as buckets
-
 
 @pytest.fixture
 def work(tmp_path: Path, s3_bucket: Bucket) -> Iterator[Workspace]:
@@ -28,7 +25,6 @@ def work(tmp_path: Path, s3_bucket: Bucket) -> Iterator[Workspace]:
             source={"fetch": "stage", "staging": {"folder": "staging"}, "retries": 1},
         )
         yield made
-    buckets.use(S3())
 
 
 def _served(items: Path, folder: Path, url: str) -> str:
