@@ -87,6 +87,11 @@ def expired(**options: object) -> Rule:
     return Rule(kind="answer", status=400, code="ExpiredToken", **options)  # type: ignore[arg-type]
 
 
+def wrong_clock(**options: object) -> Rule:
+    """The client's time is too far from the server's."""
+    return Rule(kind="answer", status=403, code="RequestTimeTooSkewed", **options)  # type: ignore[arg-type]
+
+
 def no_bucket(**options: object) -> Rule:
     """404 of the bucket, not of a key."""
     return Rule(kind="answer", status=404, code="NoSuchBucket", **options)  # type: ignore[arg-type]

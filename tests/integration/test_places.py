@@ -2,11 +2,13 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fault_proxy import FaultProxy, Rule, denied, no_bucket
+from fake_run import fake_products
+from fault_proxy import FaultProxy, Rule, denied, no_bucket, wrong_clock
 from s3_server import Bucket
 
 from zarrmill.config import S3
@@ -14,6 +16,8 @@ from zarrmill.errors import StoreError, UnknownStateError
 from zarrmill.io import bucket as buckets
 from zarrmill.io.listing import Listing
 from zarrmill.io.places import Place, place_of, together
+from zarrmill.io.progress import ProgressFile, read_heartbeats
+from zarrmill.io.state import State
 
 Proxied = Callable[[str], FaultProxy]
 
@@ -125,6 +129,7 @@ def test_listing_in_a_bucket_costs_one_request_a_thousand_objects(s3_bucket: Buc
     [
         (denied(), "access denied"),
         (no_bucket(), "no such bucket"),
+        (wrong_clock(), "clock of this machine is wrong|access denied"),  # the answer to HEAD has no words
         (Rule(kind="refuse"), "no answer"),
         (Rule(kind="answer", status=500, code="InternalError"), "no answer"),
     ],
@@ -144,6 +149,22 @@ def test_an_outage_is_never_an_absence(s3_bucket: Bucket, proxied: Proxied, rule
             write()
     proxy.clear()
     assert place.read_text() == "{}"
+
+
+def test_the_age_of_a_heartbeat_in_a_bucket_is_told_by_the_clock_of_the_bucket(
+    s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, product = State(place_of(s3_bucket.href("state/run"))), fake_products(1)[0]
+    tick = ProgressFile(state.progress(product), "convert", product.name, lambda: time.time() - 7200)
+    tick.write()
+    tick.flush()
+    right = time.time
+    with monkeypatch.context() as wrong:
+        wrong.setattr(time, "time", lambda: right() + 7200)
+        assert abs(state.root.now() - right()) < 60
+        (beat,) = read_heartbeats(state)
+        assert not beat.dead(state.root.now())
+    assert abs(beat.updated - right()) < 60
 
 
 def test_disk_that_cannot_be_read_is_unknown(tmp_path: Path) -> None:

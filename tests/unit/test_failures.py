@@ -93,12 +93,15 @@ def killed_process() -> int:
     return process.pid
 
 
-def write_beat(run: FakeRun, pid: int, host: str, age_s: float) -> None:
+def write_beat(run: FakeRun, pid: int, host: str, age_s: float, skew_s: float = 0.0) -> None:
+    """Write a heartbeat of ``age_s``; the clock of its machine is ``skew_s`` ahead."""
     tick = ProgressFile(run.state.progress(run.products[-1]), "convert", run.products[-1].name)
     tick.write()
     body = json.loads(tick.place.read_text())
     moment = time.time() - age_s
-    tick.place.write_text(json.dumps({**body, "pid": pid, "host": host, "started": moment - 1, "updated": moment}))
+    times = {"started": moment + skew_s - 1, "updated": moment + skew_s}
+    tick.place.write_text(json.dumps({**body, "pid": pid, "host": host, **times}))
+    os.utime(tick.place, (moment, moment))
 
 
 @pytest.fixture
@@ -121,6 +124,16 @@ def test_a_killed_job_gets_its_failure_record_once(waiting: FakeRun) -> None:
 def test_a_job_of_another_machine_counts_as_killed_only_after_long_silence(waiting: FakeRun, age_s: float, n: int) -> None:
     write_beat(waiting, 1, "pod-17", age_s)
     assert record_killed(waiting.state, waiting.products, "demo") == n
+
+
+@pytest.mark.parametrize("skew_s", [-7200.0, 7200.0])
+def test_a_wrong_clock_neither_kills_a_job_nor_keeps_it_alive(waiting: FakeRun, skew_s: float) -> None:
+    write_beat(waiting, 1, "pod-17", 5, skew_s)
+    assert record_killed(waiting.state, waiting.products, "demo") == 0
+    assert len(collect_progress(waiting.state, waiting.products).running) == 1
+    write_beat(waiting, 1, "pod-17", SILENT_S + 10, skew_s)
+    assert collect_progress(waiting.state, waiting.products).running == ()
+    assert record_killed(waiting.state, waiting.products, "demo") == 1
 
 
 def test_a_living_process_is_never_taken_for_killed(waiting: FakeRun) -> None:

@@ -81,7 +81,7 @@ def _reading(bucket: str, what: str) -> Iterator[None]:
             yield
         except buckets.failures() as error:
             reason, _ = buckets.reason_of(error)
-            if reason in ("denied", "bucket"):
+            if reason in ("denied", "clock", "bucket"):
                 raise buckets.write_failure(error, place) from error
             if _code(error) in NOT_KNOWN:
                 raise StoreError(f"{place}: the service does not know it; set it up in its own way", kind="denied") from error

@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import structlog
@@ -124,12 +123,12 @@ class Lease:
             name = re.fullmatch(r"(\d+)\.json", item["Key"].rpartition("/")[2])
             if name:
                 found.append((int(name[1]), item["Key"], item["LastModified"].timestamp()))
-        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-        if date is None:
+        now = buckets.server_time(answer)
+        if now is None:
             raise StoreError(
                 f"{self.place}: the service tells no Date, so no lease can be judged; tell its operator", kind="denied"
             )
-        return found, parsedate_to_datetime(date).timestamp()
+        return found, now
 
     def _highest(self) -> _Held | None:
         found, now = self._listed()

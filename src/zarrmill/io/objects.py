@@ -312,6 +312,8 @@ class _Translated:
             return
         from obstore import exceptions as known
 
+        from zarrmill.io.bucket import CLOCK_WRONG
+
         if isinstance(error, known.PreconditionError):
             raise SourceError(
                 f"{self._place}: another object came in its place while it was read; plan again", kind="changed"
@@ -322,6 +324,8 @@ class _Translated:
             raise MissingObjectError(self._place) from error
         if isinstance(error, known.BaseError | OSError) and "ExpiredToken" in str(error):
             raise SourceError(f"{self._place}: the credentials are too old; renew them", kind="denied") from error
+        if isinstance(error, known.BaseError | OSError) and CLOCK_WRONG in str(error):
+            raise SourceError(f"{self._place}: the clock of this machine is wrong; set it", kind="denied") from error
         if isinstance(error, PermissionError | known.PermissionDeniedError | known.UnauthenticatedError):
             raise SourceError(f"{self._place}: access denied; check credentials and rights", kind="denied") from error
         if isinstance(error, known.BaseError | OSError):

@@ -1,8 +1,9 @@
 """How far a run is: heartbeats that stages write, and one line that tells people.
 
 A heartbeat is ``<run>/progress/<product>.json``. It exists while a stage works on a product, says how far it is, and is
-believed only while its process lives and it is younger than ``STALE_S``. Everything else is told by which targets and
-failure records exist, so the line needs no driver and no database.
+believed only while its process lives and it is younger than ``STALE_S``. Its age is told by the clock of the place that it lies
+in: those of the machine that wrote it and of the one that reads it may be wrong. Everything else is told by which targets
+and failure records exist, so the line needs no driver and no database.
 """
 
 import json
@@ -52,9 +53,9 @@ class Heartbeat:
     total: int
     """Bytes to do; 0 when not known."""
     started: float
-    """Seconds since the epoch."""
+    """Seconds since the epoch; in the file by the clock of ``host``, once read by that of the place."""
     updated: float
-    """Seconds since the epoch of the last tick that was written."""
+    """The same of the last tick that was written."""
     pid: int
     host: str
     """Machine on which ``pid`` means something."""
@@ -65,7 +66,7 @@ class Heartbeat:
         return min(1.0, self.done / self.total) if self.total > 0 else None
 
     def alive(self, now: float) -> bool:
-        """Return whether this counts as running: recent, and its process there when it ran on this machine."""
+        """Return whether this counts as running: recent by ``Place.now``, and its process there when it ran on this machine."""
         if now - self.updated > STALE_S:
             return False
         return self.host != socket.gethostname() or _process_exists(self.pid)
@@ -115,10 +116,14 @@ class ProgressFile:
         with suppress(ZarrmillError):
             self.place.write_text(text)
 
-    def remove(self) -> None:
-        """Remove the heartbeat: nothing is running any more."""
+    def flush(self) -> None:
+        """Wait until what was told is written."""
         if self._writer is not None:
             self._writer.join()
+
+    def remove(self) -> None:
+        """Remove the heartbeat: nothing is running any more."""
+        self.flush()
         with suppress(ZarrmillError):
             self.place.unlink()
 
@@ -134,18 +139,23 @@ def progress_of(state: State, product: Product, stage: str) -> Iterator[Progress
         tick.remove()
 
 
-def read_heartbeats(state: State, now: float, listing: Listing | None = None) -> tuple[Heartbeat, ...]:
+def read_heartbeats(state: State, listing: Listing | None = None) -> tuple[Heartbeat, ...]:
     """Return the heartbeats that count as running, oldest first; stale and unreadable ones are left out.
 
     Raises: UnknownStateError: the state cannot be listed.
     """
-    return tuple(beat for beat in read_all_heartbeats(state, listing or Listing(state.root)) if beat.alive(now))
+    beats = read_all_heartbeats(state, listing or Listing(state.root))
+    now = state.root.now() if beats else 0.0
+    return tuple(beat for beat in beats if beat.alive(now))
 
 
 def read_all_heartbeats(state: State, listing: Listing) -> tuple[Heartbeat, ...]:
-    """Return every heartbeat that can be read, those of killed jobs too, oldest first. Raises: as ``read_heartbeats``."""
+    """Return every heartbeat that can be read, those of killed jobs too, oldest first; times are those of ``Place.now``.
+
+    Raises: as ``read_heartbeats``.
+    """
     folder = state.root / "progress"
-    read = (_read_heartbeat(folder / name) for name in listing.files(folder))
+    read = (_read_heartbeat(folder / name, found.modified) for name, found in listing.files(folder).items())
     return tuple(sorted((beat for beat in read if beat is not None), key=lambda beat: (beat.started, beat.product)))
 
 
@@ -185,8 +195,8 @@ def collect_progress(state: State, products: Sequence[Product], since: float | N
 
     Raises: UnknownStateError: the state cannot be listed.
     """
-    now, listing = time.time(), Listing(state.root)
-    beats = read_heartbeats(state, now, listing)
+    listing = Listing(state.root)
+    beats = read_heartbeats(state, listing)
     failures = Failures(state, listing)
     busy = {beat.product for beat in beats}
     stages: Counter[str] = Counter()
@@ -290,16 +300,18 @@ def _running_text(beat: Heartbeat) -> str:
     return f"{short_name(beat.product)} {beat.stage}{share}"
 
 
-def _read_heartbeat(place: Place) -> Heartbeat | None:
+def _read_heartbeat(place: Place, modified: float) -> Heartbeat | None:
+    """Return a heartbeat with its times by the clock that ``modified`` is of; None when it is gone or cannot be read."""
     try:
         body = json.loads(place.read_bytes())
+        ahead = modified - float(body["updated"])
         return Heartbeat(
             stage=str(body["stage"]),
             product=str(body["product"]),
             done=int(body["done"]),
             total=int(body["total"]),
-            started=float(body["started"]),
-            updated=float(body["updated"]),
+            started=float(body["started"]) + ahead,
+            updated=modified,
             pid=int(body["pid"]),
             host=str(body["host"]),
         )

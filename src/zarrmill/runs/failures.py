@@ -1,6 +1,5 @@
 """``failures``: what stands between a run and its end, from its state alone."""
 
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -89,10 +88,11 @@ def record_killed(state: State, products: Sequence[Product], run: str) -> int:
     about a job that may live: on this machine its process is gone, on another it has been silent for long.
     Raises: UnknownStateError: the state cannot be listed; CapacityError, StoreError: a record cannot be written.
     """
-    now, listing = time.time(), Listing(state.root)
+    listing = Listing(state.root)
     failures, by_name = Failures(state, listing), {product.name: product for product in products}
-    n_written = 0
-    for beat in read_all_heartbeats(state, listing):
+    n_written, beats = 0, read_all_heartbeats(state, listing)
+    now = state.root.now() if beats else 0.0
+    for beat in beats:
         product = by_name.get(beat.product)
         if product is None or not beat.dead(now) or listing.get(state.target(beat.stage, product)):
             continue

@@ -124,7 +124,7 @@ class _Reader:
 
     def products(self) -> tuple[ProductRecords, ...]:
         """Return the records of every product of the manifest; without one, of every product that left a record."""
-        beats = {beat.product: beat.stage for beat in read_heartbeats(self.state, self.now.timestamp(), self.listing)}
+        beats = {beat.product: beat.stage for beat in read_heartbeats(self.state, self.listing)}
         costs: dict[str, dict[str, Measured]] = {}
         for (stage, name), cost in read_benchmarks(self.state, self.listing).items():
             costs.setdefault(name, {})[stage] = cost
