@@ -138,6 +138,20 @@ def test_bounds_end_it_cleanly(work: Workspace) -> None:
     assert len(stores(work)) < 6
 
 
+@pytest.mark.parametrize("bound", ["--max-failures", "--max-consecutive-failures"])
+def test_the_same_command_goes_on_after_a_bound_on_failures(work: Workspace, bound: str) -> None:
+    broken = newest(work)[1]
+    good = broken.with_suffix(".good")
+    shutil.copytree(broken, good)
+    garble_chunk(broken, BAND, "0.0")
+    ended = backfill(work, "--canary", "0", bound, "1")
+    assert (ended.returncode, f"({bound})" in ended.stdout) == (EXIT_BOUND, True), ended.stdout + ended.stderr
+    shutil.rmtree(broken)
+    good.rename(broken)
+    again = backfill(work, "--canary", "0", bound, "1")
+    assert (again.returncode, "6 of 6 products ok, 0 failed" in again.stdout) == (EXIT_OK, True), again.stdout + again.stderr
+
+
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
 def test_an_ended_driver_leaves_nothing_running_and_is_run_again(work: Workspace, kill: int) -> None:
     command = [sys.executable, "-m", "zarrmill", "backfill", *RANGE, "--canary", "0", *HOW]

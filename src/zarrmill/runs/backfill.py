@@ -22,6 +22,7 @@ from zarrmill.errors import (
     EXIT_OK,
     EXIT_UNKNOWN,
     ConfigError,
+    ZarrmillError,
 )
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.places import Place, place_of
@@ -46,9 +47,9 @@ class Bounds:
     products: int | None = None
     """Products in the manifests of the shards that were begun, those that were done before too; the last shard is cut to fit."""
     failures: int | None = None
-    """Products that failed."""
+    """Products that failed since this command began; what failed before is tried again."""
     consecutive_failures: int | None = None
-    """Products that failed after the last one that was finished."""
+    """The same, of those that failed after the last one that was finished."""
     deadline_s: float | None = None
     """Seconds since the start."""
 
@@ -132,6 +133,7 @@ def backfill(
 
     Args: settings: ``run`` is the name of the backfill; shards: with their numbers, in order; canary: products of the first
         shard that must succeed before anything else is begun, 0 for none; show: told where the backfill stands, now and then.
+    Raises: UnknownStateError: the place of the state cannot be asked for its time.
     """
     driver = _Driver(settings, command, bounds, n_at_once, show)
     if canary and shards:
@@ -155,8 +157,9 @@ class _Driver:
         self.reason = ""
         self.interrupted = False
         self._began = time.monotonic()
-        self._started = time.time()
-        self._look_s = LOOK_REMOTE_S if place_of(settings.state_root).remote else LOOK_S
+        root = place_of(settings.state_root)
+        self._started = root.now()
+        self._look_s = LOOK_REMOTE_S if root.remote else LOOK_S
 
     def drive(self, shards: Sequence[tuple[int, Shard]], limit: int | None) -> None:
         """Work through shards until they are done or a bound is met."""
@@ -187,7 +190,7 @@ class _Driver:
     @property
     def failed_or_broken(self) -> bool:
         """Whether anything went wrong so far."""
-        return bool(self.snapshot().n_failed or self._broken())
+        return bool(self._failed_at() or self._broken())
 
     def snapshot(self) -> ProgressSnapshot:
         """Return where all shards that were begun stand together."""
@@ -220,6 +223,10 @@ class _Driver:
         state = _state(self.settings, run)
         steps = deque([self.command.plan(run, shard, limit), self.command.run(run, shard)])
         part = Part(run, state, steps, self.command.logs / f"{run}.log")
+        try:
+            part.take_up()
+        except ZarrmillError as error:
+            part.end(error)
         self.parts.append(part)
         return part
 
@@ -228,9 +235,10 @@ class _Driver:
         if self.reason:
             return
         now, bounds = self.snapshot(), self.bounds
-        in_a_row = sum(when > (now.finished[-1] if now.finished else 0) for when in now.failed_at)
-        if bounds.failures is not None and now.n_failed >= bounds.failures:
-            self.reason = f"{now.n_failed} products failed (--max-failures)"
+        failed_at = self._failed_at()
+        in_a_row = sum(when > (now.finished[-1] if now.finished else 0) for when in failed_at)
+        if bounds.failures is not None and len(failed_at) >= bounds.failures:
+            self.reason = f"{len(failed_at)} products failed (--max-failures)"
         elif bounds.consecutive_failures is not None and in_a_row >= bounds.consecutive_failures:
             self.reason = f"{in_a_row} products failed one after another (--max-consecutive-failures)"
         elif bounds.deadline_s is not None and time.monotonic() - self._began > bounds.deadline_s:
@@ -249,13 +257,15 @@ class _Driver:
         for part in active:
             part.look()
 
+    def _failed_at(self) -> list[float]:
+        """Return when products failed in this session."""
+        return [when for part in self.parts for when in part.failed_at]
+
     def _broken(self) -> list[str]:
         """Return shards that ended with an error that no product's failure explains."""
         good = (None, EXIT_OK, EXIT_NOTHING)
         return [
-            f"{part.run}: {part.log}"
-            for part in self.parts
-            if part.code not in good and not part.seen.n_failed and not self.reason
+            f"{part.run}: {part.log}" for part in self.parts if part.code not in good and not part.failed_at and not self.reason
         ]
 
 

@@ -5,12 +5,13 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from zarrmill.core.shards import Shard
-from zarrmill.errors import EXIT_NOTHING, EXIT_OK, ZarrmillError
+from zarrmill.errors import EXIT_NOTHING, EXIT_OK, ConfigError, ZarrmillError
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.process import die_with_parent
 from zarrmill.io.progress import ProgressSnapshot, collect_progress
@@ -60,11 +61,28 @@ class Part:
     state: State
     steps: deque[list[str]]
     log: Path
+    since: float = 0.0
+    """When this session took the shard up, seconds since the epoch by the clock of its state: older failures are not its own."""
     code: int | None = None
     """Exit code of the step that ended the shard; None while it is at work."""
     process: "subprocess.Popen[bytes] | None" = None
     out: IO[bytes] | None = None
     seen: ProgressSnapshot = field(default_factory=lambda: ProgressSnapshot(0, 0))
+
+    @property
+    def failed_at(self) -> tuple[float, ...]:
+        """When products failed in this session, seconds since the epoch, ascending."""
+        return tuple(when for when in self.seen.failed_at if when >= self.since)
+
+    def take_up(self) -> None:
+        """Tell what earlier sessions left from what this one will do: jobs that died in them get their records before it begins.
+
+        Raises: UnknownStateError: the state cannot be read.
+        """
+        with suppress(ConfigError):  # a manifest that is malformed is planned again
+            if self.state.manifest.exists():
+                record_killed(self.state, read_manifest(self.state.manifest), self.run)
+        self.since = self.state.root.now()
 
     def advance(self) -> bool:
         """Start the next step when none runs, take its exit code when it ended; return whether the shard is at work."""
@@ -106,8 +124,15 @@ class Part:
         except ZarrmillError as error:
             self.note(f"state not read: {error}")
 
+    def end(self, error: ZarrmillError) -> None:
+        """Go no further because of an error."""
+        self.note(f"{error}")
+        self.code = error.exit_code
+        self.steps.clear()
+
     def note(self, text: str) -> None:
         """Add a line to the log."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a") as out:
             out.write(f"backfill: {text}\n")
 
@@ -116,8 +141,7 @@ class Part:
         try:
             return not read_manifest(self.state.manifest)
         except ZarrmillError as error:
-            self.note(f"{error}")
-            self.code = error.exit_code
+            self.end(error)
             return True
 
     def _closed(self) -> None:
