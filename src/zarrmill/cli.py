@@ -72,9 +72,10 @@ def plan(
     run: RunOption = None,
     dates: Annotated[str | None, typer.Option("--datetime", help="Instead of source.datetime: start/end.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Instead of source.limit: most products.")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="Instead of source.max_cost_eur: most that is planned, in EUR.")] = None,
 ) -> int:
     """Decide which products to build and why; write manifest.csv, plan.json and plan.html."""
-    return run_plan(configured(config, run, datetime=dates, limit=limit))
+    return run_plan(configured(config, run, datetime=dates, limit=limit, max_cost_eur=max_cost))
 
 
 @app.command()

@@ -14,6 +14,7 @@ import typer
 
 from zarrmill.cli_common import DEFAULT_CONFIG, ConfigOption, ProfileOption, SnakefileOption, configured, exits
 from zarrmill.errors import EXIT_FAILED, EXIT_NOTHING, EXIT_OK, ConfigError
+from zarrmill.prices import euro_range, euros, load_prices
 
 if TYPE_CHECKING:
     from zarrmill.io.progress import ProgressSnapshot
@@ -41,6 +42,9 @@ def backfill(
     max_failures: Annotated[int | None, typer.Option(min=1, help="End when so many products failed.")] = None,
     max_consecutive_failures: Annotated[int | None, typer.Option(min=1, help="End when so many failed in a row.")] = None,
     deadline: Annotated[str | None, typer.Option(help="End after so long: 30m, 12h, 2d.")] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(min=0.01, help="End before products with a higher planned cost are begun, in EUR.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Show the shards, write and run nothing.")] = False,
 ) -> int:
     """Build a range of days in shards, newest first; the same command again goes on where it ended.
@@ -53,8 +57,12 @@ def backfill(
     begin, end = driver.parse_day(first), driver.parse_day(last)
     if end < begin:
         raise ConfigError(f"--from {begin} lies after --to {end}", kind="usage")
-    bounds = driver.Bounds(max_products, max_failures, max_consecutive_failures, _seconds(deadline) if deadline else None)
+    seconds = _seconds(deadline) if deadline else None
+    bounds = driver.Bounds(max_products, max_failures, max_consecutive_failures, seconds, max_cost)
     base = configured(config)
+    if max_cost is not None:
+        configured(config, max_cost_eur=max_cost)  # refuses what gives no cost
+        load_prices(base)
     settings = configured(config, name or f"{base.run}-{begin:%Y%m%d}-{end:%Y%m%d}", datetime=f"{begin}/{end}")
     found = list(enumerate(driver.shards_of(settings, begin, end, shard_products, keep=not dry_run)))
     asked = found if shard_index is None else found[shard_index : shard_index + 1]
@@ -70,6 +78,9 @@ def backfill(
     with _terminated_as_interrupted():
         told = driver.backfill(settings, asked, command, bounds, n_at_once=shards, canary=canary, show=_Line())
     print(f"\n{told.ok} of {told.total} products ok, {sum(told.failed.values())} failed")
+    if told.cost:
+        whole = euro_range(told.cost.low_eur, told.cost.high_eur)
+        print(f"planned cost of what is ok: {euros(told.spent_eur)} of {whole}; the reports tell what was measured")
     for failure_class, n in told.failed.items():
         print(f"  {n} {failure_class}: zarrmill failures {settings.run} --class {failure_class} --config {config}")
     for shard_log in told.broken:

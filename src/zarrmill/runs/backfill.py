@@ -7,7 +7,7 @@ the drivers of an indexed Job have the same shards. What a shard reached is read
 
 import json
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -26,11 +26,13 @@ from zarrmill.errors import (
 )
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.places import Place, place_of
-from zarrmill.io.progress import ProgressSnapshot, collect_progress
+from zarrmill.io.progress import ProgressSnapshot, collect_progress, together
 from zarrmill.io.record import dumps
 from zarrmill.io.state import State
+from zarrmill.prices import Cost, euros
 from zarrmill.runs.failures import record_killed
 from zarrmill.runs.part import Command, Part
+from zarrmill.runs.planned import read_planned
 from zarrmill.stages.plan import count_days
 
 SCHEMA = "zarrmill/backfill/1"
@@ -52,6 +54,8 @@ class Bounds:
     """The same, of those that failed after the last one that was finished."""
     deadline_s: float | None = None
     """Seconds since the start."""
+    cost_eur: float | None = None
+    """Planned cost of the products in the manifests of the shards that were begun; like ``products``, and cut as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,10 @@ class Outcome:
     failed: dict[str, int]
     broken: tuple[str, ...]
     """Shards that ended with an error of their own, with the log that says why."""
+    cost: Cost | None = None
+    """Planned cost of ``total`` products; None when no prices are known."""
+    spent_eur: float = 0.0
+    """Planned cost of ``ok`` products."""
 
 
 def shards_of(settings: Settings, first: date, last: date, n_products: int, *, keep: bool = True) -> tuple[Shard, ...]:
@@ -110,8 +118,8 @@ def standing(settings: Settings) -> ProgressSnapshot:
         state = _state(settings, run)
         products = read_manifest(state.manifest)
         record_killed(state, products, run)
-        seen.append(collect_progress(state, products))
-    return _together(seen, None)
+        seen.append(collect_progress(state, products, planned=read_planned(state, products)))
+    return together(seen)
 
 
 def run_name(settings: Settings, index: int) -> str:
@@ -143,6 +151,7 @@ def backfill(
     if not driver.reason:
         driver.parts.clear()  # the canary's products belong to the first shard
         driver.drive(shards, None)
+        driver.settle()
     return driver.outcome()
 
 
@@ -194,7 +203,7 @@ class _Driver:
 
     def snapshot(self) -> ProgressSnapshot:
         """Return where all shards that were begun stand together."""
-        return _together([part.seen for part in self.parts], self._started)
+        return together([part.seen for part in self.parts], self._started)
 
     def outcome(self) -> Outcome:
         """Return how it ended; the exit code says the worst that happened."""
@@ -210,18 +219,48 @@ class _Driver:
             code = EXIT_FAILED
         else:
             code = EXIT_OK if now.total else EXIT_NOTHING
-        return Outcome(code, self.reason, now.total, now.ok, dict(now.failed), tuple(broken))
+        return Outcome(code, self.reason, now.total, now.ok, dict(now.failed), tuple(broken), now.cost, now.spent_eur)
+
+    def settle(self) -> None:
+        """Tell of a bound that cut the last shard."""
+        self.reason = self.reason or self._full(more=False)
+
+    def _full(self, *, more: bool) -> str:
+        """Return why no further product may be begun; empty when one may, or when none was left out. ``more``: shards wait."""
+        bounds, now = self.bounds, self.snapshot()
+        cut = {name for part in self.parts if part.planned for name in part.planned.bounds}
+        eur = now.cost.eur if now.cost else 0.0
+        if bounds.cost_eur is not None and ("max_cost_eur" in cut or (more and eur >= bounds.cost_eur)):
+            planned = f"{now.total} products with a planned cost of {euros(eur)} were begun"
+            return f"{planned}, the next would exceed {euros(bounds.cost_eur)} (--max-cost); raise it to go on"
+        if bounds.products is not None and now.total >= bounds.products and (more or "limit" in cut):
+            return f"{bounds.products} products were begun (--max-products); raise it to go on"
+        return ""
+
+    def _all_planned(self) -> bool:
+        """Whether the plan of every shard that was begun is known; none is waited for that ended without."""
+        for part in self.parts:
+            if part.code is None and part.is_planned and part.planned is None:
+                part.look()
+        return all(part.planned is not None or part.code is not None for part in self.parts)
 
     def _begin(self, index: int, shard: Shard, limit: int | None) -> Part | None:
-        if self.bounds.products is not None:
-            left = self.bounds.products - self.snapshot().total
-            if left <= 0:
-                self.reason = f"{self.bounds.products} products were begun (--max-products); raise it to go on"
+        """Begin a shard; None when a bound is met, or cannot be told before the plans at work are made."""
+        bounds, cost_eur = self.bounds, None
+        if bounds.products is not None or bounds.cost_eur is not None:
+            if not self._all_planned():
                 return None
-            limit = min(limit or left, left)
+            self.reason = self._full(more=True)
+            if self.reason:
+                return None
+            now = self.snapshot()
+            if bounds.products is not None:
+                limit = min(limit or bounds.products, bounds.products - now.total)
+            if bounds.cost_eur is not None:
+                cost_eur = bounds.cost_eur - (now.cost.eur if now.cost else 0.0)
         run = run_name(self.settings, index)
         state = _state(self.settings, run)
-        steps = deque([self.command.plan(run, shard, limit), self.command.run(run, shard)])
+        steps = deque([self.command.plan(run, shard, limit, cost_eur), self.command.run(run, shard)])
         part = Part(run, state, steps, self.command.logs / f"{run}.log")
         try:
             part.take_up()
@@ -277,19 +316,6 @@ def parse_day(text: str) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise ConfigError(f"day {text!r} is not a date like 2025-01-31, nor today", kind="usage") from None
-
-
-def _together(seen: Sequence[ProgressSnapshot], since: float | None) -> ProgressSnapshot:
-    return ProgressSnapshot(
-        total=sum(one.total for one in seen),
-        ok=sum(one.ok for one in seen),
-        failed=dict(sum((Counter(one.failed) for one in seen), Counter())),
-        running=tuple(beat for one in seen for beat in one.running),
-        stages=dict(sum((Counter(one.stages) for one in seen), Counter())),
-        finished=tuple(sorted(when for one in seen for when in one.finished)),
-        since=since,
-        failed_at=tuple(sorted(when for one in seen for when in one.failed_at)),
-    )
 
 
 def _state(settings: Settings, run: str) -> State:

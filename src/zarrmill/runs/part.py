@@ -14,9 +14,10 @@ from zarrmill.core.shards import Shard
 from zarrmill.errors import EXIT_NOTHING, EXIT_OK, ConfigError, ZarrmillError
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.process import die_with_parent
-from zarrmill.io.progress import ProgressSnapshot, collect_progress
+from zarrmill.io.progress import Planned, ProgressSnapshot, collect_progress
 from zarrmill.io.state import State
 from zarrmill.runs.failures import record_killed
+from zarrmill.runs.planned import read_planned
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,10 @@ class Command:
     logs: Path = Path(".snakemake/backfill")
     """Folder on this machine for what Snakemake prints."""
 
-    def plan(self, run: str, shard: Shard, limit: int | None) -> list[str]:
-        """Return the command that plans a shard."""
+    def plan(self, run: str, shard: Shard, limit: int | None, max_cost_eur: float | None) -> list[str]:
+        """Return the command that plans a shard, of at most ``limit`` products and so many EUR."""
         size = ["--limit", f"{limit}"] if limit else []
+        size += ["--max-cost", f"{max_cost_eur}"] if max_cost_eur else []
         base = [sys.executable, "-m", "zarrmill", "plan", "--config", str(self.config)]
         return [*base, "--run", run, "--datetime", shard.datetime, *size]
 
@@ -68,6 +70,13 @@ class Part:
     process: "subprocess.Popen[bytes] | None" = None
     out: IO[bytes] | None = None
     seen: ProgressSnapshot = field(default_factory=lambda: ProgressSnapshot(0, 0))
+    planned: Planned | None = None
+    """What its plan says; None until it was looked at after the plan was made."""
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether the plan is made, or never will be."""
+        return not self.steps or self.code is not None
 
     @property
     def failed_at(self) -> tuple[float, ...]:
@@ -120,7 +129,9 @@ class Part:
             if self.state.manifest.exists():
                 products = read_manifest(self.state.manifest)
                 record_killed(self.state, products, self.run)
-                self.seen = collect_progress(self.state, products)
+                planned = self.planned or read_planned(self.state, products)
+                self.planned = planned if self.is_planned else None  # a plan of before is still there while a new one is made
+                self.seen = collect_progress(self.state, products, planned=planned)
         except ZarrmillError as error:
             self.note(f"state not read: {error}")
 
