@@ -64,11 +64,12 @@ def backfill(
         configured(config, max_cost_eur=max_cost)  # refuses what gives no cost
         load_prices(base)
     settings = configured(config, name or f"{base.run}-{begin:%Y%m%d}-{end:%Y%m%d}", datetime=f"{begin}/{end}")
-    found = list(enumerate(driver.shards_of(settings, begin, end, shard_products, keep=not dry_run)))
+    cuts = driver.shards_of(settings, begin, end, shard_products, keep=not dry_run)
+    found = [(driver.run_name(settings, index), shard) for index, shard in enumerate(cuts)]
     asked = found if shard_index is None else found[shard_index : shard_index + 1]
     print(f"backfill {settings.run}: {sum(one.n_listed for _, one in found)} products listed in {len(found)} shards")
-    for index, shard in asked if dry_run else ():
-        print(f"  {driver.run_name(settings, index)}: {shard.datetime}, {shard.n_listed} products")
+    for run, shard in asked if dry_run else ():
+        print(f"  {run}: {shard.datetime}, {shard.n_listed} products")
     if dry_run or not asked:
         print("nothing was run" if dry_run else f"there is no shard {shard_index}: nothing to do")
         return EXIT_OK if dry_run else EXIT_NOTHING

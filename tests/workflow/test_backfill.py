@@ -15,6 +15,7 @@ from products import garble_chunk
 from workspace import ROOT, Workspace
 
 from zarrmill.errors import EXIT_BOUND, EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOTHING, EXIT_OK
+from zarrmill.io.manifest import read_manifest
 from zarrmill.io.state import State
 
 RANGE = ("--from", "2025-01-12", "--to", "2025-01-16")
@@ -103,6 +104,8 @@ def test_a_failing_canary_stops_the_bulk_and_replay_builds_exactly_what_failed(w
     assert "the canary of 1 products failed" in stopped.stdout
     assert "1 source-corrupt: zarrmill failures" in stopped.stdout
     assert stores(work) == {}
+    state = State.of(work.settings.model_copy(update={"run": f"{NAME}-0000"}), work.path)
+    assert len(read_manifest(state.manifest)) == 2, "the canary is a part of the whole shard, not a plan of its own"
     done = backfill(work, "--canary", "0")
     assert done.returncode == EXIT_FAILED, done.stdout + done.stderr
     assert "5 of 6 products ok, 1 failed" in done.stdout
@@ -136,6 +139,15 @@ def test_bounds_end_it_cleanly(work: Workspace) -> None:
     assert ended.returncode == EXIT_BOUND, ended.stdout + ended.stderr
     assert "1 products failed (--max-failures)" in ended.stdout
     assert len(stores(work)) < 6
+
+
+def test_shards_at_once_begin_no_more_products_than_asked_for(work: Workspace) -> None:
+    ended = backfill(work, "--canary", "0", "--shards", "3", "--max-products", "3")
+    assert ended.returncode == EXIT_BOUND, ended.stdout + ended.stderr
+    assert "3 of 3 products ok" in ended.stdout
+    assert len(stores(work)) == 3
+    done = backfill(work, "--canary", "0", "--shards", "3", "--max-products", "9")
+    assert (done.returncode, len(stores(work))) == (EXIT_OK, 6), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("bound", ["--max-failures", "--max-consecutive-failures"])

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import partial
 
 from zarrmill.config import Settings, load_recipes
 from zarrmill.core.shards import Shard, cut
@@ -28,10 +29,10 @@ from zarrmill.io.manifest import read_manifest
 from zarrmill.io.places import Place, place_of
 from zarrmill.io.progress import ProgressSnapshot, collect_progress, together
 from zarrmill.io.record import dumps
-from zarrmill.io.state import State
+from zarrmill.io.state import PRODUCT_STAGES, State
 from zarrmill.prices import Cost, euros
-from zarrmill.runs.failures import record_killed
-from zarrmill.runs.part import Command, Part
+from zarrmill.runs.failures import named_state, record_killed
+from zarrmill.runs.part import GOOD, Command, Part
 from zarrmill.runs.planned import read_planned
 from zarrmill.stages.plan import count_days
 
@@ -129,7 +130,7 @@ def run_name(settings: Settings, index: int) -> str:
 
 def backfill(
     settings: Settings,
-    shards: Sequence[tuple[int, Shard]],
+    shards: Sequence[tuple[str, Shard]],
     command: Command,
     bounds: Bounds,
     *,
@@ -139,18 +140,13 @@ def backfill(
 ) -> Outcome:
     """Plan and run shards, up to ``n_at_once`` at a time, until they are through or a bound ends it cleanly.
 
-    Args: settings: ``run`` is the name of the backfill; shards: with their numbers, in order; canary: products of the first
-        shard that must succeed before anything else is begun, 0 for none; show: told where the backfill stands, now and then.
+    Args: settings: ``run`` is the name of the backfill; shards: with the names of their runs, in order; canary: products of
+        the first shard that must succeed before anything else is begun, 0 for none; show: told where it stands, now and then.
     Raises: UnknownStateError: the place of the state cannot be asked for its time.
     """
     driver = _Driver(settings, command, bounds, n_at_once, show)
-    if canary and shards:
-        driver.drive(shards[:1], canary)
-        if not driver.reason and driver.failed_or_broken:
-            driver.reason = f"the canary of {canary} products failed"
-    if not driver.reason:
-        driver.parts.clear()  # the canary's products belong to the first shard
-        driver.drive(shards, None)
+    if not canary or not shards or driver.try_out(*shards[0], canary):
+        driver.drive([partial(driver.begin, run, shard) for run, shard in shards])
         driver.settle()
     return driver.outcome()
 
@@ -170,14 +166,27 @@ class _Driver:
         self._started = root.now()
         self._look_s = LOOK_REMOTE_S if root.remote else LOOK_S
 
-    def drive(self, shards: Sequence[tuple[int, Shard]], limit: int | None) -> None:
-        """Work through shards until they are done or a bound is met."""
-        waiting, active = deque(shards), list[Part]()
+    def try_out(self, run: str, shard: Shard, n: int) -> bool:
+        """Plan a shard in full, build its first ``n`` products alone, and return whether anything else may be begun."""
+        self.drive([partial(self.begin, run, shard, plan_only=True)])
+        for part in [part for part in self.parts if part.code in GOOD and not self.reason]:
+            canary = self.command.targets(run, _first_targets(_of_run(self.settings, run), n), shard)
+            self.drive([partial(part.go_on, canary)])
+        if self._failed_at() or self._broken():
+            if all(part.code == EXIT_UNKNOWN for part in self.parts):
+                return False  # an outage says nothing of the products
+            logs = ", ".join(f"{part.log}" for part in self.parts)
+            self.reason = self.reason or f"the canary of {n} products failed; what was run is told in {logs}"
+        return not self.reason
+
+    def drive(self, waiting: Iterable[Callable[[], Part | None]]) -> None:
+        """Begin and work through parts, some at once, until they are done or a bound is met."""
+        waiting, active = deque(waiting), list[Part]()
         looked = float("-inf")
         try:
             while waiting or active:
                 while waiting and len(active) < self.n_at_once and not self.reason:
-                    part = self._begin(*waiting[0], limit)
+                    part = waiting[0]()
                     if part is None:
                         break
                     waiting.popleft()
@@ -195,11 +204,6 @@ class _Driver:
                 time.sleep(0.1 if active else 0)
         except KeyboardInterrupt:
             self._interrupt(active)
-
-    @property
-    def failed_or_broken(self) -> bool:
-        """Whether anything went wrong so far."""
-        return bool(self._failed_at() or self._broken())
 
     def snapshot(self) -> ProgressSnapshot:
         """Return where all shards that were begun stand together."""
@@ -244,9 +248,12 @@ class _Driver:
                 part.look()
         return all(part.planned is not None or part.code is not None for part in self.parts)
 
-    def _begin(self, index: int, shard: Shard, limit: int | None) -> Part | None:
-        """Begin a shard; None when a bound is met, or cannot be told before the plans at work are made."""
-        bounds, cost_eur = self.bounds, None
+    def begin(self, run: str, shard: Shard, *, plan_only: bool = False) -> Part | None:
+        """Begin a shard, or go on after its canary; None when a bound is met, or cannot be told before plans at work are made."""
+        for part in self.parts:
+            if part.run == run:
+                return part.go_on(self.command.run(run, shard))
+        bounds, limit, cost_eur = self.bounds, None, None
         if bounds.products is not None or bounds.cost_eur is not None:
             if not self._all_planned():
                 return None
@@ -255,13 +262,13 @@ class _Driver:
                 return None
             now = self.snapshot()
             if bounds.products is not None:
-                limit = min(limit or bounds.products, bounds.products - now.total)
+                limit = bounds.products - now.total
             if bounds.cost_eur is not None:
                 cost_eur = bounds.cost_eur - (now.cost.eur if now.cost else 0.0)
-        run = run_name(self.settings, index)
-        state = _state(self.settings, run)
-        steps = deque([self.command.plan(run, shard, limit, cost_eur), self.command.run(run, shard)])
-        part = Part(run, state, steps, self.command.logs / f"{run}.log")
+        steps = deque([self.command.plan(run, shard, limit, cost_eur)])
+        if not plan_only:
+            steps.append(self.command.run(run, shard))
+        part = Part(run, _state(self.settings, run), steps, self.command.logs / f"{run}.log")
         try:
             part.take_up()
         except ZarrmillError as error:
@@ -302,10 +309,8 @@ class _Driver:
 
     def _broken(self) -> list[str]:
         """Return shards that ended with an error that no product's failure explains."""
-        good = (None, EXIT_OK, EXIT_NOTHING)
-        return [
-            f"{part.run}: {part.log}" for part in self.parts if part.code not in good and not part.failed_at and not self.reason
-        ]
+        ended = [part for part in self.parts if part.code not in (None, *GOOD)]
+        return [f"{part.run}: {part.log}" for part in ended if not part.failed_at and not self.reason]
 
 
 def parse_day(text: str) -> date:
@@ -318,8 +323,18 @@ def parse_day(text: str) -> date:
         raise ConfigError(f"day {text!r} is not a date like 2025-01-31, nor today", kind="usage") from None
 
 
+def _of_run(settings: Settings, run: str) -> Settings:
+    return settings.model_copy(update={"run": run})
+
+
 def _state(settings: Settings, run: str) -> State:
-    return State.of(settings.model_copy(update={"run": run}))
+    return State.of(_of_run(settings, run))
+
+
+def _first_targets(settings: Settings, n: int) -> list[str]:
+    """Return the last targets of the first ``n`` products of a manifest. Raises: as ``read_manifest``."""
+    named = named_state(settings)
+    return [named.target(PRODUCT_STAGES[-1], one).href for one in read_manifest(State.of(settings).manifest)[:n]]
 
 
 def _place(settings: Settings) -> Place:

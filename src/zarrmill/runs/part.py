@@ -19,6 +19,9 @@ from zarrmill.io.state import State
 from zarrmill.runs.failures import record_killed
 from zarrmill.runs.planned import read_planned
 
+GOOD = (EXIT_OK, EXIT_NOTHING)
+"""Exit codes of a step that did what it was to do."""
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -42,11 +45,11 @@ class Command:
 
     def run(self, run: str, shard: Shard) -> list[str]:
         """Return the command that runs a shard's manifest."""
-        return [*self._snakemake(), "--config", f"run={run}", f"source={json.dumps({'datetime': shard.datetime})}"]
+        return self.targets(run, (), shard)
 
-    def targets(self, run: str, targets: Sequence[str]) -> list[str]:
-        """Return the command that makes targets of a run."""
-        return [*self._snakemake(*targets), "--config", f"run={run}"]
+    def targets(self, run: str, targets: Sequence[str], shard: Shard | None = None) -> list[str]:
+        """Return the command that makes targets of a run, of a shard's manifest when one is given."""
+        return [*self._snakemake(*targets), "--config", f"run={run}", *(_source(shard) if shard else ())]
 
     def _snakemake(self, *targets: str) -> list[str]:
         folder = Path("profiles") / self.profile
@@ -72,11 +75,13 @@ class Part:
     seen: ProgressSnapshot = field(default_factory=lambda: ProgressSnapshot(0, 0))
     planned: Planned | None = None
     """What its plan says; None until it was looked at after the plan was made."""
+    plans: bool = True
+    """Whether the first step, the plan, is still to be made."""
 
     @property
     def is_planned(self) -> bool:
         """Whether the plan is made, or never will be."""
-        return not self.steps or self.code is not None
+        return not self.plans or self.code is not None
 
     @property
     def failed_at(self) -> tuple[float, ...]:
@@ -100,7 +105,8 @@ class Part:
             if code is None:
                 return True
             self._closed()
-            if code not in (EXIT_OK, EXIT_NOTHING) or not self.steps or self._empty():
+            self.plans = False
+            if code not in GOOD or not self.steps or self._empty():
                 self.code = code if self.code is None else self.code
                 return False
         if not self.steps:
@@ -116,6 +122,13 @@ class Part:
             preexec_fn=die_with_parent,  # noqa: PLW1509 - one thread
         )
         return True
+
+    def go_on(self, step: list[str]) -> "Part":
+        """Take another step when those before ended well and there are products."""
+        if self.code in GOOD and not self._empty():
+            self.code = None
+            self.steps.append(step)
+        return self
 
     def stop(self) -> None:
         """Ask for a clean end: what is at work is finished, nothing new is begun."""
@@ -159,3 +172,7 @@ class Part:
         if self.out is not None:
             self.out.close()
         self.process = self.out = None
+
+
+def _source(shard: Shard) -> list[str]:
+    return [f"source={json.dumps({'datetime': shard.datetime})}"]
