@@ -4,6 +4,7 @@ Exit codes: 0 done, 2 usage or configuration, 3 nothing to do, 4 something faile
 """
 
 import sys
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from zarrmill.cli_common import DEFAULT_CONFIG, ConfigOption, RunOption, configu
 from zarrmill.config import Recipe, Settings, load_recipes
 from zarrmill.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ConfigError, ZarrmillError
 from zarrmill.io import bucket
+from zarrmill.io.lock import RunLock
 from zarrmill.io.process import keep_memory, tell
 from zarrmill.io.state import State
 from zarrmill.model import ValidationReport
@@ -37,8 +39,11 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
 
 
-def run_plan(settings: Settings) -> int:
-    """Plan a run, write the manifest, print what was decided; return the exit code."""
+def run_plan(settings: Settings, check: Callable[[], None] = lambda: None) -> int:
+    """Plan a run, write the manifest, print what was decided; return the exit code.
+
+    The caller holds the lock of the run. Args: check: raises when it holds it no more; called before anything is written.
+    """
     from rich.console import Console
 
     from zarrmill.runs.bucket import guard
@@ -48,6 +53,7 @@ def run_plan(settings: Settings) -> int:
     guard(settings)
     result = plan(settings, load_recipes(settings))
     print_plan(result, Console())
+    check()
     write_plan(result, State.of(settings))
     return result.exit_code
 
@@ -74,8 +80,13 @@ def plan(
     limit: Annotated[int | None, typer.Option(min=1, help="Instead of source.limit: most products.")] = None,
     max_cost: Annotated[float | None, typer.Option(help="Instead of source.max_cost_eur: most that is planned, in EUR.")] = None,
 ) -> int:
-    """Decide which products to build and why; write manifest.csv, plan.json and plan.html."""
-    return run_plan(configured(config, run, datetime=dates, limit=limit, max_cost_eur=max_cost))
+    """Decide which products to build and why; write manifest.csv, plan.json and plan.html.
+
+    A run that a driver works on is left alone: the exit code is 4, and the driver is named.
+    """
+    settings = configured(config, run, datetime=dates, limit=limit, max_cost_eur=max_cost)
+    with RunLock(State.of(settings).root).held() as lock:
+        return run_plan(settings, lock.check)
 
 
 @app.command()

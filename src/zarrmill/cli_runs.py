@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -103,6 +103,8 @@ def replay(
     execute: Annotated[bool, typer.Option("--execute", help="Build them again; without, they are only shown.")] = False,
 ) -> int:
     """Plan the products that failed again, exactly them, and build them. Exit codes: 0 done, 3 none failed, 4 some fail still."""
+    from zarrmill.io.lock import RunLock
+    from zarrmill.io.state import State
     from zarrmill.runs.backfill import runs_of
     from zarrmill.runs.failures import find_failures, parse_since
     from zarrmill.runs.part import Command
@@ -116,7 +118,8 @@ def replay(
         records = find_failures(settings, failure_class=failure_class, since=moment)
         if not records:
             continue
-        again = prepare(settings, records, write=execute)
+        with RunLock(State.of(settings).root).held() if execute else nullcontext():
+            again = prepare(settings, records, write=execute)
         n, n_left = n + len(again.products), n_left + len(again.left_out)
         for product in again.products:
             print(f"{name}: {product.product_id}")

@@ -178,9 +178,10 @@ class UnknownStateError(ZarrmillError):
 
     prefix = "ZM-UNK"
     exit_code = EXIT_UNKNOWN
-    retryable_kinds = frozenset({"outage"})
+    retryable_kinds = frozenset({"outage", "taken"})
     kinds: ClassVar[dict[str, str]] = {
         "outage": "A catalogue, host or bucket could not be asked. Nothing was decided; try again when it is back.",
+        "taken": "Another driver has taken the run over, or planned it anew. Let it finish, then run again.",
     }
 
 
