@@ -21,6 +21,7 @@ from threading import Thread
 from zarrmill.errors import ZarrmillError
 from zarrmill.io.listing import Listing
 from zarrmill.io.places import Place
+from zarrmill.io.places import together as places_together
 from zarrmill.io.record import dumps
 from zarrmill.io.state import PRODUCT_STAGES, Failures, State
 from zarrmill.model import Product
@@ -141,22 +142,26 @@ def progress_of(state: State, product: Product, stage: str) -> Iterator[Progress
 
 
 def read_heartbeats(state: State, listing: Listing | None = None) -> tuple[Heartbeat, ...]:
-    """Return the heartbeats that count as running, oldest first; stale and unreadable ones are left out.
+    """Return the heartbeats that count as running, oldest first; stale and malformed ones are left out.
 
-    Raises: UnknownStateError: the state cannot be listed.
+    Raises: UnknownStateError: the state cannot be listed, or a heartbeat that is there cannot be read.
     """
-    beats = read_all_heartbeats(state, listing or Listing(state.root))
+    return _running(state, read_all_heartbeats(state, listing or Listing(state.root)))
+
+
+def _running(state: State, beats: Sequence[Heartbeat]) -> tuple[Heartbeat, ...]:
     now = state.root.now() if beats else 0.0
     return tuple(beat for beat in beats if beat.alive(now))
 
 
 def read_all_heartbeats(state: State, listing: Listing) -> tuple[Heartbeat, ...]:
-    """Return every heartbeat that can be read, those of killed jobs too, oldest first; times are those of ``Place.now``.
+    """Return every heartbeat, those of killed jobs too, oldest first; times are those of ``Place.now``.
 
     Raises: as ``read_heartbeats``.
     """
     folder = state.root / "progress"
-    read = (_read_heartbeat(folder / name, found.modified) for name, found in listing.files(folder).items())
+    found = [(folder / name, facts.modified) for name, facts in listing.files(folder).items()]
+    read = places_together(_read_heartbeat, found, state.root.n_reads)
     return tuple(sorted((beat for beat in read if beat is not None), key=lambda beat: (beat.started, beat.product)))
 
 
@@ -210,17 +215,24 @@ class ProgressSnapshot:
 
 
 def collect_progress(
-    state: State, products: Sequence[Product], since: float | None = None, planned: Planned | None = None
+    state: State,
+    products: Sequence[Product],
+    since: float | None = None,
+    planned: Planned | None = None,
+    *,
+    listing: Listing | None = None,
+    beats: Sequence[Heartbeat] | None = None,
 ) -> ProgressSnapshot:
     """Look at the state alone and tell where the run stands; costs listings, not one request a product.
 
-    Args: planned: what the plan says of these products, see ``zarrmill.runs.planned``.
-    Raises: UnknownStateError: the state cannot be listed.
+    Args: planned: what the plan says of these products, see ``zarrmill.runs.planned``; listing, beats: what was listed and read
+        a moment ago, to spare the requests.
+    Raises: UnknownStateError: the state cannot be listed, or a heartbeat that is there cannot be read.
     """
-    listing = Listing(state.root)
-    beats = read_heartbeats(state, listing)
+    listing = listing or Listing(state.root)
+    running = read_heartbeats(state, listing) if beats is None else _running(state, beats)
     failures = Failures(state, listing)
-    busy = {beat.product for beat in beats}
+    busy = {beat.product for beat in running}
     planned = planned or Planned()
     costs = planned.costs or {}
     stages: Counter[str] = Counter()
@@ -241,7 +253,7 @@ def collect_progress(
         total=len(products),
         ok=len(finished),
         failed=dict(failed.most_common()),
-        running=beats,
+        running=running,
         stages={stage: stages[stage] for stage in PRODUCT_STAGES},
         finished=tuple(sorted(finished)),
         since=since,
@@ -357,8 +369,12 @@ def _running_text(beat: Heartbeat) -> str:
     return f"{short_name(beat.product)} {beat.stage}{share}"
 
 
-def _read_heartbeat(place: Place, modified: float) -> Heartbeat | None:
-    """Return a heartbeat with its times by the clock that ``modified`` is of; None when it is gone or cannot be read."""
+def _read_heartbeat(found: tuple[Place, float]) -> Heartbeat | None:
+    """Return a heartbeat with its times by the clock that it was modified by; None when it is gone or malformed.
+
+    Raises: UnknownStateError: it cannot be read.
+    """
+    place, modified = found
     try:
         body = json.loads(place.read_bytes())
         ahead = modified - float(body["updated"])
@@ -372,7 +388,7 @@ def _read_heartbeat(place: Place, modified: float) -> Heartbeat | None:
             pid=int(body["pid"]),
             host=str(body["host"]),
         )
-    except (FileNotFoundError, ZarrmillError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 

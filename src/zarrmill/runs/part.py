@@ -12,9 +12,10 @@ from typing import IO
 
 from zarrmill.core.shards import Shard
 from zarrmill.errors import EXIT_NOTHING, EXIT_OK, ConfigError, ZarrmillError
+from zarrmill.io.listing import Listing
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.process import die_with_parent
-from zarrmill.io.progress import Planned, ProgressSnapshot, collect_progress
+from zarrmill.io.progress import Planned, ProgressSnapshot, collect_progress, read_all_heartbeats
 from zarrmill.io.state import State
 from zarrmill.runs.failures import record_killed
 from zarrmill.runs.planned import read_planned
@@ -35,11 +36,14 @@ class Command:
     """Snakefile; None takes Snakemake's default."""
     logs: Path = Path(".snakemake/backfill")
     """Folder on this machine for what Snakemake prints."""
+    order: str | None = None
+    """``newest`` or ``oldest`` first; None leaves it to the configuration."""
 
     def plan(self, run: str, shard: Shard, limit: int | None, max_cost_eur: float | None) -> list[str]:
         """Return the command that plans a shard, of at most ``limit`` products and so many EUR."""
         size = ["--limit", f"{limit}"] if limit else []
         size += ["--max-cost", f"{max_cost_eur}"] if max_cost_eur else []
+        size += ["--order", self.order] if self.order else []
         base = [sys.executable, "-m", "zarrmill", "plan", "--config", str(self.config)]
         return [*base, "--run", run, "--datetime", shard.datetime, *size]
 
@@ -141,10 +145,13 @@ class Part:
         try:
             if self.state.manifest.exists():
                 products = read_manifest(self.state.manifest)
-                record_killed(self.state, products, self.run)
+                listing = Listing(self.state.root)
+                beats = read_all_heartbeats(self.state, listing)
+                if record_killed(self.state, products, self.run, listing=listing, beats=beats):
+                    listing = Listing(self.state.root)
                 planned = self.planned or read_planned(self.state, products)
                 self.planned = planned if self.is_planned else None  # a plan of before is still there while a new one is made
-                self.seen = collect_progress(self.state, products, planned=planned)
+                self.seen = collect_progress(self.state, products, planned=planned, listing=listing, beats=beats)
         except ZarrmillError as error:
             self.note(f"state not read: {error}")
 
@@ -159,6 +166,14 @@ class Part:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a") as out:
             out.write(f"backfill: {text}\n")
+
+    def last_words(self) -> str:
+        """Return the last line of the log."""
+        try:
+            lines = self.log.read_text(errors="replace").split("\n")
+        except OSError:
+            return ""
+        return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
 
     def _empty(self) -> bool:
         """Return whether nothing was planned; a manifest that cannot be read ends the shard with the error's code."""

@@ -126,7 +126,7 @@ class _Reader:
 
     def products(self) -> tuple[ProductRecords, ...]:
         """Return the records of every product of the manifest; without one, of every product that left a record."""
-        beats = {beat.product: beat.stage for beat in read_heartbeats(self.state, self.listing)}
+        beats = self._running()
         costs: dict[str, dict[str, Measured]] = {}
         for (stage, name), cost in read_benchmarks(self.state, self.listing).items():
             costs.setdefault(name, {})[stage] = cost
@@ -147,6 +147,14 @@ class _Reader:
         """Return ``plan.json``; empty when there is none that can be read."""
         plan = self._json(self.state.plan_json, self.unreadable)
         return plan if isinstance(plan, dict) else {}
+
+    def _running(self) -> dict[str, str]:
+        """Return the stage that works on each product now."""
+        try:
+            return {beat.product: beat.stage for beat in read_heartbeats(self.state, self.listing)}
+        except UnknownStateError as error:
+            self.unreadable.append(self._complaint(self.state.root / "progress", error))
+            return {}
 
     def skipped(self, plan: Mapping[str, Json]) -> tuple[Skipped, ...]:
         """Return what the plan left out: by filter when skipped, by class and code when refused or unknown."""
