@@ -1,20 +1,17 @@
 """``backfill``: a range of days, cut into shards, each planned and run by Snakemake; running it again goes on.
 
 Thin over ``zarrmill plan`` and ``snakemake``: every shard is a run of its own, named ``<backfill>-<number>``, that all other
-verbs know. Where the range was cut is kept in ``<state_root>/<backfill>/backfill.json`` by the first driver, so that a rerun and
-the drivers of an indexed Job have the same shards. What a shard reached is read from its state, never from Snakemake's output.
+verbs know, see ``zarrmill.runs.cuts``. What a shard reached is read from its state, never from Snakemake's output.
 """
 
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
 from functools import partial
 
-from zarrmill.config import Settings, load_recipes
-from zarrmill.core.shards import Shard, cut
+from zarrmill.config import Settings
+from zarrmill.core.shards import Shard
 from zarrmill.errors import (
     EXIT_BOUND,
     EXIT_FAILED,
@@ -22,21 +19,19 @@ from zarrmill.errors import (
     EXIT_NOTHING,
     EXIT_OK,
     EXIT_UNKNOWN,
-    ConfigError,
     ZarrmillError,
 )
 from zarrmill.io.manifest import read_manifest
-from zarrmill.io.places import Place, place_of
+from zarrmill.io.places import place_of
 from zarrmill.io.progress import ProgressSnapshot, collect_progress, together
-from zarrmill.io.record import dumps
 from zarrmill.io.state import PRODUCT_STAGES, State
 from zarrmill.prices import Cost, euros
-from zarrmill.runs.failures import named_state, record_killed
+from zarrmill.runs import canary as verdicts
+from zarrmill.runs.cuts import of_run, runs_of
+from zarrmill.runs.failures import named_state
 from zarrmill.runs.part import GOOD, Command, Part
 from zarrmill.runs.planned import read_planned
-from zarrmill.stages.plan import count_days
 
-SCHEMA = "zarrmill/backfill/1"
 LOOK_S = 2.0
 """Seconds between two looks at state on disk."""
 LOOK_REMOTE_S = 20.0
@@ -60,6 +55,18 @@ class Bounds:
 
 
 @dataclass(frozen=True, slots=True)
+class Canary:
+    """Products that must succeed before anything else is begun."""
+
+    n: int = 0
+    """The first ones of the first shard; 0 for none."""
+    awaited: bool = False
+    """Another driver has the first shard: its verdict is waited for."""
+    session: str = ""
+    """What tells the drivers that were started together from others, see ``zarrmill.runs.canary``."""
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How a backfill ended."""
 
@@ -77,55 +84,17 @@ class Outcome:
     """Planned cost of ``ok`` products."""
 
 
-def shards_of(settings: Settings, first: date, last: date, n_products: int, *, keep: bool = True) -> tuple[Shard, ...]:
-    """Return the shards of a backfill: those that were cut before, or, the first time, cut now by what the catalogue lists.
-
-    Args: keep: write down where the range was cut.
-    Raises: ConfigError: the backfill of that name was cut over another range; as ``plan`` where the catalogue is read.
-    """
-    place = _place(settings)
-    known = _read(place)
-    if known is None:
-        counts = count_days(settings, load_recipes(settings))
-        shards = cut(counts, first, last, n_products)
-        if not keep or place.create(dumps(_document(settings, shards)).encode()):
-            return shards
-        known = _read(place) or shards  # another driver was first
-    if (known[-1].first, known[0].last) != (first, last):
-        text = f"{place}: this backfill covers {known[-1].first} to {known[0].last}, not {first} to {last}; take another --name"
-        raise ConfigError(text, kind="usage")
-    return known
-
-
-def runs_of(settings: Settings) -> tuple[str, ...]:
-    """Return the runs that a name stands for: the shards of a backfill that were planned, else the run itself.
-
-    Raises: UnknownStateError: the state cannot be read.
-    """
-    known = _read(_place(settings))
-    if known is None:
-        return (settings.run,)
-    names = (run_name(settings, index) for index in range(len(known)))
-    return tuple(name for name in names if _state(settings, name).manifest.exists())
-
-
 def standing(settings: Settings) -> ProgressSnapshot:
-    """Return where a run, or all shards of a backfill that were planned, stand, from state alone.
+    """Return where a run, or all shards of a backfill that were planned, stand, from state alone; nothing is written.
 
     Raises: ConfigError: nothing was planned; UnknownStateError: the state cannot be read.
     """
     seen = []
     for run in runs_of(settings):
-        state = _state(settings, run)
+        state = State.of(of_run(settings, run))
         products = read_manifest(state.manifest)
-        record_killed(state, products, run)
         seen.append(collect_progress(state, products, planned=read_planned(state, products)))
     return together(seen)
-
-
-def run_name(settings: Settings, index: int) -> str:
-    """Return the name of the run of one shard."""
-    return f"{settings.run}-{index:04d}"
 
 
 def backfill(
@@ -135,17 +104,19 @@ def backfill(
     bounds: Bounds,
     *,
     n_at_once: int = 1,
-    canary: int = 0,
+    canary: Canary = Canary(),
     show: Callable[[ProgressSnapshot], None] = lambda snapshot: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
     """Plan and run shards, up to ``n_at_once`` at a time, until they are through or a bound ends it cleanly.
 
-    Args: settings: ``run`` is the name of the backfill; shards: with the names of their runs, in order; canary: products of
-        the first shard that must succeed before anything else is begun, 0 for none; show: told where it stands, now and then.
-    Raises: UnknownStateError: the place of the state cannot be asked for its time.
+    Args: settings: ``run`` is the name of the backfill; shards: with the names of their runs, in order; show: told where it
+        stands, now and then; say: told what is waited for.
+    Raises: UnknownStateError: the place of the state cannot be asked for its time, or there is no verdict on the canary;
+        CapacityError, StoreError: the verdict cannot be written.
     """
     driver = _Driver(settings, command, bounds, n_at_once, show)
-    if not canary or not shards or driver.try_out(*shards[0], canary):
+    if driver.may_begin(shards, canary, say):
         driver.drive([partial(driver.begin, run, shard) for run, shard in shards])
         driver.settle()
     return driver.outcome()
@@ -166,18 +137,38 @@ class _Driver:
         self._started = root.now()
         self._look_s = LOOK_REMOTE_S if root.remote else LOOK_S
 
-    def try_out(self, run: str, shard: Shard, n: int) -> bool:
-        """Plan a shard in full, build its first ``n`` products alone, and return whether anything else may be begun."""
+    def may_begin(self, shards: Sequence[tuple[str, Shard]], canary: Canary, say: Callable[[str], None]) -> bool:
+        """Return whether the canary lets everything else begin: try it, or wait for the driver that does."""
+        if not canary.n or not shards:
+            return True
+        if canary.awaited:
+            wait_s = min(verdicts.WAIT_S, self.bounds.deadline_s or verdicts.WAIT_S)
+            verdict = verdicts.await_verdict(self.settings, canary.session, wait_s, say)
+            if not verdict.ok:
+                self.reason = (
+                    f"{verdict.reason} ({verdict.when}, in another driver); when it is mended, run the first shard again"
+                )
+            return verdict.ok
+        tried = self._try_out(*shards[0], canary.n)
+        if tried is not None:
+            verdicts.give(self.settings, canary.session, "" if tried else self.reason)
+        return tried is True and not self.reason
+
+    def _try_out(self, run: str, shard: Shard, n: int) -> bool | None:
+        """Plan a shard in full, build its first ``n`` products alone, return whether that went well; None: it cannot be told."""
         self.drive([partial(self.begin, run, shard, plan_only=True)])
         for part in [part for part in self.parts if part.code in GOOD and not self.reason]:
-            canary = self.command.targets(run, _first_targets(_of_run(self.settings, run), n), shard)
+            canary = self.command.targets(run, _first_targets(of_run(self.settings, run), n), shard)
             self.drive([partial(part.go_on, canary)])
+        if self.interrupted:
+            return None
         if self._failed_at() or self._broken():
             if all(part.code == EXIT_UNKNOWN for part in self.parts):
-                return False  # an outage says nothing of the products
+                return None  # an outage says nothing of the products
             logs = ", ".join(f"{part.log}" for part in self.parts)
-            self.reason = self.reason or f"the canary of {n} products failed; what was run is told in {logs}"
-        return not self.reason
+            self.reason = self.reason or f"the canary of {n} products failed; see {logs}"
+            return False
+        return None if self.reason else True
 
     def drive(self, waiting: Iterable[Callable[[], Part | None]]) -> None:
         """Begin and work through parts, some at once, until they are done or a bound is met."""
@@ -268,7 +259,7 @@ class _Driver:
         steps = deque([self.command.plan(run, shard, limit, cost_eur)])
         if not plan_only:
             steps.append(self.command.run(run, shard))
-        part = Part(run, _state(self.settings, run), steps, self.command.logs / f"{run}.log")
+        part = Part(run, State.of(of_run(self.settings, run)), steps, self.command.logs / f"{run}.log")
         try:
             part.take_up()
         except ZarrmillError as error:
@@ -310,53 +301,10 @@ class _Driver:
     def _broken(self) -> list[str]:
         """Return shards that ended with an error that no product's failure explains."""
         ended = [part for part in self.parts if part.code not in (None, *GOOD)]
-        return [f"{part.run}: {part.log}" for part in ended if not part.failed_at and not self.reason]
-
-
-def parse_day(text: str) -> date:
-    """Return a date like 2025-01-31, or today (UTC) for ``today``. Raises: ConfigError: it is neither."""
-    if text == "today":
-        return datetime.now(UTC).date()
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"day {text!r} is not a date like 2025-01-31, nor today", kind="usage") from None
-
-
-def _of_run(settings: Settings, run: str) -> Settings:
-    return settings.model_copy(update={"run": run})
-
-
-def _state(settings: Settings, run: str) -> State:
-    return State.of(_of_run(settings, run))
+        return [f"{part.run}: {part.log}: {part.last_words()}" for part in ended if not part.failed_at and not self.reason]
 
 
 def _first_targets(settings: Settings, n: int) -> list[str]:
     """Return the last targets of the first ``n`` products of a manifest. Raises: as ``read_manifest``."""
     named = named_state(settings)
     return [named.target(PRODUCT_STAGES[-1], one).href for one in read_manifest(State.of(settings).manifest)[:n]]
-
-
-def _place(settings: Settings) -> Place:
-    return State.of(settings).root / "backfill.json"
-
-
-def _document(settings: Settings, shards: Sequence[Shard]) -> dict[str, object]:
-    rows = [
-        {"run": run_name(settings, index), "first": f"{one.first}", "last": f"{one.last}", "n_listed": one.n_listed}
-        for index, one in enumerate(shards)
-    ]
-    return {"schema": SCHEMA, "name": settings.run, "shards": rows}
-
-
-def _read(place: Place) -> tuple[Shard, ...] | None:
-    """Return the shards that were written down; None when there are none."""
-    try:
-        rows = json.loads(place.read_bytes())["shards"]
-        return tuple(
-            Shard(date.fromisoformat(row["first"]), date.fromisoformat(row["last"]), int(row["n_listed"])) for row in rows
-        )
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{place}: not a {SCHEMA} record ({error}); move it away", kind="manifest") from error
