@@ -111,5 +111,6 @@ def limits(products: Sequence[Product], prices: Prices, settings: Settings) -> t
     fetched = [product for product in known if product.href.startswith(("http", "s3://"))]
     if fetched:
         mb = sum(product.n_bytes for product in fetched) / len(known) / SOURCE_RATIO / 1e6 * n_reads
-        found.append(Limit("source bandwidth", sent / mb * 3600, f"{sent:g} MB a second, about {mb:.3g} MB each"))
+        size = f"{mb / 1000:.2f} GB" if mb >= 1000 else f"{mb:.3g} MB"
+        found.append(Limit("source bandwidth", sent / mb * 3600, f"{sent:g} MB a second, about {size} each"))
     return tuple(sorted(found, key=lambda limit: (limit.products_per_hour, limit.name)))
