@@ -66,7 +66,7 @@ WORDS = {
     "gb_month_eur": "€{:g} a GB and month",
     "months_kept": "{:g} months kept",
     "put_1000_eur": "€{:g} a thousand PUT requests",
-    "jobs": "{:g} products at once",
+    "jobs": "{:g} at once",
     "put_limit_per_s": "{:g} PUT requests a second",
     "source_mb_per_s": "{:g} MB a second from the sources",
 }

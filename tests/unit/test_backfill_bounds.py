@@ -55,10 +55,10 @@ def planner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planner:
     return Planner(parse_settings({"run": "b", "source": {"catalogue": "none"}}))
 
 
-def ended(planner: Planner, n_shards: int, bounds: driver.Bounds, *, n_at_once: int = 1) -> driver.Outcome:
+def ended(planner: Planner, n_shards: int, bounds: driver.Bounds, *, n_at_once: int = 1, canary: int = 0) -> driver.Outcome:
     days = [date(2025, 1, 9) - timedelta(days=n) for n in range(n_shards)]
     shards = [(index, Shard(day, day, 2)) for index, day in enumerate(days)]
-    return driver.backfill(planner.settings, shards, planner, bounds, n_at_once=n_at_once)  # type: ignore[arg-type]
+    return driver.backfill(planner.settings, shards, planner, bounds, n_at_once=n_at_once, canary=canary)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("n_at_once", [1, 3])
@@ -77,6 +77,12 @@ def test_what_is_begun_stays_within_the_number_also_side_by_side(planner: Planne
     assert (outcome.code, outcome.total) == (EXIT_BOUND, 3)
     assert planner.asked == [(3, None), (1, None)]
     assert outcome.reason == "3 products were begun (--max-products); raise it to go on"
+
+
+def test_the_canary_is_bounded_and_counted_once(planner: Planner) -> None:
+    outcome = ended(planner, 2, driver.Bounds(products=3, cost_eur=100), canary=1)
+    assert (outcome.code, outcome.total) == (EXIT_BOUND, 3)
+    assert planner.asked == [(1, 100.0), (3, 100.0), (1, pytest.approx(92.4))]
 
 
 @pytest.mark.parametrize(("bounds", "option"), [(driver.Bounds(cost_eur=5), "--max-cost"), (driver.Bounds(products=1), "--max")])
