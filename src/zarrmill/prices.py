@@ -59,8 +59,6 @@ class Prices(Model):
 
 COST = ("core_hour_eur", "gb_month_eur", "months_kept", "put_1000_eur")
 """Figures that a cost is made of."""
-PACE = ("jobs", "put_limit_per_s", "source_mb_per_s")
-"""Figures that bound a pace."""
 WORDS = {
     "core_hour_eur": "€{:g} a core hour",
     "gb_month_eur": "€{:g} a GB and month",
