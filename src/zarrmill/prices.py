@@ -59,14 +59,12 @@ class Prices(Model):
 
 COST = ("core_hour_eur", "gb_month_eur", "months_kept", "put_1000_eur")
 """Figures that a cost is made of."""
-PACE = ("jobs", "put_limit_per_s", "source_mb_per_s")
-"""Figures that bound a pace."""
 WORDS = {
     "core_hour_eur": "€{:g} a core hour",
     "gb_month_eur": "€{:g} a GB and month",
     "months_kept": "{:g} months kept",
     "put_1000_eur": "€{:g} a thousand PUT requests",
-    "jobs": "{:g} products at once",
+    "jobs": "{:g} at once",
     "put_limit_per_s": "{:g} PUT requests a second",
     "source_mb_per_s": "{:g} MB a second from the sources",
 }

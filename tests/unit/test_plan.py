@@ -361,7 +361,7 @@ class TestCost:
     def test_cost_range_assumed_figures_and_the_binding_limit_are_told(self, paid: Run) -> None:
         lines = list(paid.plan().lines())
         assert "cost: €3.00 (€2.21–6.25): compute €3.00, storage €0.00 for 2 months, requests €0.00" in lines, "170 and 60 MB/s"
-        assert "prices of 2025-06-01; assumed, not looked up: €0 a GB and month, 4 products at once" in lines
+        assert "prices of 2025-06-01; assumed, not looked up: €0 a GB and month, 4 at once" in lines
         bound = next(line for line in lines if line.startswith("pace: "))
         assert bound.startswith("pace: 2,880 products/h, bound by conversion (4 at once, 0.000541 core seconds each on 2 threads")
         assert any("60 to 170 MB/s a core" in line for line in lines)

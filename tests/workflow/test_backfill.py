@@ -13,12 +13,16 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import yaml
+from fake_run import price_list
 from products import garble_chunk
 from workspace import ROOT, Workspace
 
+from zarrmill.core.cost import planned_cost
 from zarrmill.errors import EXIT_BOUND, EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOTHING, EXIT_OK, EXIT_UNKNOWN
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.state import PRODUCT_STAGES, State
+from zarrmill.prices import Prices, euros
 
 RANGE = ("--from", "2025-01-12", "--to", "2025-01-16")
 HOW = ("--profile", str(ROOT / "profiles/ci"), "--snakefile", str(ROOT / "workflow/Snakefile"))
@@ -231,6 +235,30 @@ def test_the_same_command_goes_on_after_a_bound_on_failures(work: Workspace, bou
     good.rename(broken)
     again = backfill(work, "--canary", "0", bound, "1")
     assert (again.returncode, "6 of 6 products ok, 0 failed" in again.stdout) == (EXIT_OK, True), again.stdout + again.stderr
+
+
+def test_cost_is_bounded_before_a_product_is_begun_also_with_shards_side_by_side(work: Workspace) -> None:
+    refused = backfill(work, "--max-cost", "25")
+    assert (refused.returncode, "set `prices`" in refused.stderr) == (EXIT_CONFIG, True), refused.stdout + refused.stderr
+    assert not (work.path / "results" / NAME).exists()
+    (work.path / "prices.yaml").write_text(yaml.safe_dump(prices := price_list(core_hour_eur=1e6)))
+    work.configure(prices="prices.yaml")
+    work.plan()
+    ordered = sorted(work.products, key=lambda product: product.datetime, reverse=True)
+    costs = [planned_cost(product, Prices.model_validate(prices)).eur for product in ordered]
+    bound = f"{sum(costs[:3]) + costs[3] / 2:.2f}"
+    ended = backfill(work, "--max-cost", bound, "--shards", "3", "--canary", "0")
+    assert ended.returncode == EXIT_BOUND, ended.stdout + ended.stderr
+    told = f"3 products with a planned cost of {euros(sum(costs[:3]))} were begun, the next would exceed €{bound} (--max-cost)"
+    assert told in ended.stdout
+    assert len(stores(work)) == 3
+    assert not (work.path / "results" / f"{NAME}-0002").exists(), "the third shard was not even planned"
+    line = work.zarrmill("status", NAME).stdout
+    assert line.startswith("3/3 ok"), line
+    assert f"{euros(sum(costs[:3]))} of €" in line
+    built = stores(work)
+    assert backfill(work, "--max-cost", bound, "--shard-index", "0").returncode == EXIT_OK
+    assert stores(work) == built
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])

@@ -48,6 +48,8 @@ class Limit:
     products_per_hour: float
     words: str
     """The figures that make it."""
+    figure: str
+    """Key of the price list that it comes from."""
 
 
 def planned_cost(product: Product, prices: Prices, *, converted: bool = False) -> Cost:
@@ -105,11 +107,14 @@ def limits(products: Sequence[Product], prices: Prices, settings: Settings) -> t
     jobs, puts, sent = prices.jobs.value, prices.put_limit_per_s.value, prices.source_mb_per_s.value
     threads, n_reads = settings.threads, 1 if settings.source.fetch == "stage" else 2
     words = f"{jobs:g} at once, {core_s:.3g} core seconds each on {threads} threads and {START_S:g} s to start"
-    found = [Limit("conversion", jobs / (core_s / threads + START_S) * 3600, words)]
+    found = [Limit("conversion", jobs / (core_s / threads + START_S) * 3600, words, "jobs")]
     if settings.store_root.startswith("s3://"):
-        found.append(Limit("PUT limit", puts / n_objects * 3600, f"{puts:g} requests a second, {n_objects:.0f} objects each"))
+        words = f"{puts:g} requests a second, {n_objects:.0f} objects each"
+        found.append(Limit("PUT limit", puts / n_objects * 3600, words, "put_limit_per_s"))
     fetched = [product for product in known if product.href.startswith(("http", "s3://"))]
     if fetched:
         mb = sum(product.n_bytes for product in fetched) / len(known) / SOURCE_RATIO / 1e6 * n_reads
-        found.append(Limit("source bandwidth", sent / mb * 3600, f"{sent:g} MB a second, about {mb:.3g} MB each"))
+        size = f"{mb / 1000:.2f} GB" if mb >= 1000 else f"{mb:.3g} MB"
+        words = f"{sent:g} MB a second, about {size} each"
+        found.append(Limit("source bandwidth", sent / mb * 3600, words, "source_mb_per_s"))
     return tuple(sorted(found, key=lambda limit: (limit.products_per_hour, limit.name)))

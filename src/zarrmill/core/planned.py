@@ -11,7 +11,7 @@ from zarrmill.core.estimate import DECODED_BYTES_PER_CORE_S, seconds
 from zarrmill.core.planning import FILTERS, TO_DO, PlanClass, histogram
 from zarrmill.errors import EXIT_NOTHING, EXIT_OK, EXIT_UNKNOWN
 from zarrmill.model import Json, Product
-from zarrmill.prices import COST, PACE, Cost, Prices, euro_range, euros
+from zarrmill.prices import COST, Cost, Prices, euro_range, euros
 
 SCHEMA = "zarrmill/planned/1"
 
@@ -197,7 +197,7 @@ class PlanResult:
             first, *others = self.limits
             rest = "".join(f"; {one.name} {one.products_per_hour:,.0f}/h ({one.words})" for one in others)
             yield f"pace: {first.products_per_hour:,.0f} products/h, bound by {first.name} ({first.words}){rest}"
-        assumed = prices.assumed((*COST, *PACE))
+        assumed = prices.assumed((*COST, *(one.figure for one in self.limits)))
         words = f"assumed, not looked up: {', '.join(assumed)}" if assumed else "every figure was looked up"
         yield f"prices of {prices.dated}; {words}"
 
