@@ -180,12 +180,9 @@ def test_drivers_of_other_shards_obey_the_verdict_on_the_canary(work: Workspace,
     assert (failed.returncode, told.returncode) == (EXIT_BOUND, EXIT_BOUND), told.stdout + told.stderr
     assert "the canary of 1 products failed" in told.stdout
     assert stores(work) == {}
-    monkeypatch.setenv("ZARRMILL_SESSION", "second")
-    waited = backfill(work, "--canary", "1", "--shard-index", "1", "--deadline", "1s")
-    assert (waited.returncode, "no verdict on the canary within 1 s" in waited.stderr) == (EXIT_UNKNOWN, True), waited.stderr
-    assert "waits for the verdict" in waited.stdout
     shutil.rmtree(broken)
     good.rename(broken)
+    monkeypatch.setenv("ZARRMILL_SESSION", "second")
     assert backfill(work, "--canary", "1", "--shard-index", "0").returncode == EXIT_OK
     done = backfill(work, "--canary", "1", "--shard-index", "1")
     assert (done.returncode, len(stores(work))) == (EXIT_OK, 4), done.stdout + done.stderr
@@ -223,8 +220,8 @@ def test_shards_at_once_begin_no_more_products_than_asked_for(work: Workspace) -
     assert (done.returncode, len(stores(work))) == (EXIT_OK, 6), done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("bound", ["--max-failures", "--max-consecutive-failures"])
-def test_the_same_command_goes_on_after_a_bound_on_failures(work: Workspace, bound: str) -> None:
+def test_the_same_command_goes_on_after_a_bound_on_failures(work: Workspace) -> None:
+    bound = "--max-consecutive-failures"
     broken = newest(work)[1]
     good = broken.with_suffix(".good")
     shutil.copytree(broken, good)
