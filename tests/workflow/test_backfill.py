@@ -19,7 +19,7 @@ from products import garble_chunk
 from workspace import ROOT, Workspace
 
 from zarrmill.core.cost import planned_cost
-from zarrmill.errors import EXIT_BOUND, EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOTHING, EXIT_OK, EXIT_UNKNOWN
+from zarrmill.errors import EXIT_BOUND, EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOTHING, EXIT_OK
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.state import PRODUCT_STAGES, State
 from zarrmill.prices import Prices, euros
