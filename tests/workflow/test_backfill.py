@@ -93,7 +93,7 @@ def test_a_range_is_built_in_shards_and_a_rerun_builds_nothing(work: Workspace) 
 
 
 def test_one_index_is_one_shard_and_another_range_needs_another_name(work: Workspace) -> None:
-    assert backfill(work, "--shard-index", "1").returncode == EXIT_OK
+    assert backfill(work, "--shard-index", "1", "--canary", "0").returncode == EXIT_OK
     assert len(stores(work)) == 2
     assert (work.path / "results" / f"{NAME}-0001/manifest.csv").exists()
     cuts = (work.path / "results" / NAME / "backfill.json").read_bytes()
