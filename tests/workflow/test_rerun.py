@@ -159,6 +159,7 @@ def test_a_run_at_work_is_not_planned_again(finished):
         planned = finished.zarrmill("plan", "--limit", "1")
         assert planned.returncode == EXIT_FAILED
         assert f"process {os.getpid()} works on this run" in planned.stderr
+        assert finished.snakemake("plan", check=False).returncode == 1
         assert finished.state.manifest.read_bytes() == manifest
     assert finished.zarrmill("plan", "--limit", "1").returncode == EXIT_NOTHING
     assert finished.state.manifest.read_bytes() != manifest
