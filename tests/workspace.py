@@ -141,7 +141,7 @@ class Workspace:
             env={**os.environ, "PYTHONWARNINGS": "ignore"},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
         )
 

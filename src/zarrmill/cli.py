@@ -4,6 +4,7 @@ Exit codes: 0 done, 2 usage or configuration, 3 nothing to do, 4 something faile
 """
 
 import sys
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,10 +12,11 @@ from typing import Annotated
 import typer
 
 from zarrmill import __version__, cli_runs
-from zarrmill.cli_common import DEFAULT_CONFIG, ConfigOption, RunOption, configured, exits
+from zarrmill.cli_common import DEFAULT_CONFIG, ConfigOption, RunArgument, RunOption, configured, exits
 from zarrmill.config import Recipe, Settings, load_recipes
 from zarrmill.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ConfigError, ZarrmillError
 from zarrmill.io import bucket
+from zarrmill.io.lock import RunLock
 from zarrmill.io.process import keep_memory, tell
 from zarrmill.io.state import State
 from zarrmill.model import ValidationReport
@@ -37,8 +39,11 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
 
 
-def run_plan(settings: Settings) -> int:
-    """Plan a run, write the manifest, print what was decided; return the exit code."""
+def run_plan(settings: Settings, check: Callable[[], None] = lambda: None) -> int:
+    """Plan a run, write the manifest, print what was decided; return the exit code.
+
+    The caller holds the lock of the run. Args: check: raises when it holds it no more; called before anything is written.
+    """
     from rich.console import Console
 
     from zarrmill.runs.bucket import guard
@@ -48,6 +53,7 @@ def run_plan(settings: Settings) -> int:
     guard(settings)
     result = plan(settings, load_recipes(settings))
     print_plan(result, Console())
+    check()
     write_plan(result, State.of(settings))
     return result.exit_code
 
@@ -72,9 +78,16 @@ def plan(
     run: RunOption = None,
     dates: Annotated[str | None, typer.Option("--datetime", help="Instead of source.datetime: start/end.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Instead of source.limit: most products.")] = None,
+    order: Annotated[str | None, typer.Option(help="Instead of source.order: newest or oldest first.")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="Instead of source.max_cost_eur: most that is planned, in EUR.")] = None,
 ) -> int:
-    """Decide which products to build and why; write manifest.csv, plan.json and plan.html."""
-    return run_plan(configured(config, run, datetime=dates, limit=limit))
+    """Decide which products to build and why; write manifest.csv, plan.json and plan.html.
+
+    A run that a driver works on is left alone: the exit code is 4, and the driver is named.
+    """
+    settings = configured(config, run, datetime=dates, limit=limit, order=order, max_cost_eur=max_cost)
+    with RunLock(State.of(settings).root).held() as lock:
+        return run_plan(settings, lock.check)
 
 
 @app.command()
@@ -103,11 +116,16 @@ def validate(
 
 @app.command()
 @exits
-def report(config: ConfigOption = DEFAULT_CONFIG) -> int:
-    """Write the report of a run from what is there, also while it runs or after it was interrupted."""
+def report(run: RunArgument = None, config: ConfigOption = DEFAULT_CONFIG) -> int:
+    """Write the report of a run or backfill from what is there, also while it runs or after it was interrupted."""
+    from zarrmill.runs.cuts import read_cuts
+    from zarrmill.runs.summary import write_summary
     from zarrmill.stages.report import report as write
 
-    settings = configured(config)
+    settings = configured(config, run)
+    if read_cuts(settings) is not None:
+        print(write_summary(settings, config))
+        return EXIT_OK
     write(settings)
     print(State.of(settings).report)
     return EXIT_OK
@@ -116,7 +134,7 @@ def report(config: ConfigOption = DEFAULT_CONFIG) -> int:
 @app.command()
 @exits
 def status(
-    run: Annotated[str | None, typer.Argument(help="Name of the run; by default that of the configuration.")] = None,
+    run: RunArgument = None,
     config: ConfigOption = DEFAULT_CONFIG,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON line.")] = False,
 ) -> int:
@@ -135,7 +153,7 @@ def status(
 @app.command()
 @exits
 def failures(
-    run: Annotated[str | None, typer.Argument(help="Name of the run; by default that of the configuration.")] = None,
+    run: RunArgument = None,
     config: ConfigOption = DEFAULT_CONFIG,
     failure_class: Annotated[str, typer.Option("--class", help="Only failures of this class.")] = "",
     since: Annotated[str | None, typer.Option(help="Only failures since then: 7d, 12h, 30m or a date.")] = None,
@@ -144,7 +162,7 @@ def failures(
     """Group the products that failed and did not succeed since; say what to do. The exit code is 4 when there are any."""
     from zarrmill.core.story import replay
     from zarrmill.io.record import dumps
-    from zarrmill.runs.backfill import runs_of
+    from zarrmill.runs.cuts import runs_of
     from zarrmill.runs.failures import advice, failures_json, find_failures, group, parse_since
 
     settings = configured(config, run)
@@ -167,20 +185,23 @@ def failures(
 
 @app.command()
 @exits
-def summary(config: ConfigOption = DEFAULT_CONFIG) -> int:
-    """Tell how a run went, where its report is, and how to open a store. The exit code is 4 when something failed."""
+def summary(run: RunArgument = None, config: ConfigOption = DEFAULT_CONFIG) -> int:
+    """Tell how a run or backfill went, where its report is, and how to open a store. The exit code is that of the run."""
     import json
 
     from zarrmill.io.manifest import read_manifest
 
-    settings = configured(config)
+    settings = configured(config, run)
     state = State.of(settings)
     if not state.summary.exists():
         raise ConfigError(f"{state.summary} is not there yet; run the workflow first", kind="usage")
     told = json.loads(state.summary.read_text())
     print(told["measured"]["story"])
     print(f"\nReport: {state.report.local.resolve() if state.report.local else state.report}")
-    built = next((p for p in read_manifest(state.manifest) if state.target("stac", p).exists()), None)
+    for step in told.get("next", []):
+        print(f"{step['text']} {step['command']}".rstrip())
+    manifest = read_manifest(state.manifest) if state.manifest.exists() else ()
+    built = next((p for p in manifest if state.target("stac", p).exists()), None)
     if built:
         store = f"{settings.store_root.rstrip('/')}/{built.store_path}"
         print("\nOpen a store:\n    import xarray as xr")

@@ -1,6 +1,7 @@
 """Configuration: where things are (``Settings``) and how stores are made (``Recipe``).
 
-The only module that knows a YAML key, and the only one with defaults. Every model is frozen and refuses unknown keys.
+With ``zarrmill.prices`` the only module that knows a YAML key, and the only one with defaults. Every model is frozen and
+refuses unknown keys.
 ``docs/reference/config.md`` and ``config/schemas/*.json`` are generated from here; a test fails when they drift.
 """
 
@@ -22,7 +23,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
 """A name that is safe as a file name and as a key."""
 
 
-class _Model(BaseModel):
+class Model(BaseModel):
+    """A part of a configuration file: frozen, refuses unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True)
 
     def digest(self) -> str:
@@ -31,7 +34,7 @@ class _Model(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-class Codec(_Model):
+class Codec(Model):
     """Compression of every chunk (blosc); ``typesize`` follows the dtype."""
 
     cname: Literal["zstd", "lz4", "zlib"] = "zstd"
@@ -44,7 +47,7 @@ class Codec(_Model):
     """Filter before compression for items wider than one byte; one-byte items are never shuffled."""
 
 
-class Grd(_Model):
+class Grd(Model):
     """How radar images (Sentinel-1 GRD) come onto a map grid; for other products nothing."""
 
     crs: Literal["utm", "EPSG:4326"] = "utm"
@@ -55,7 +58,7 @@ class Grd(_Model):
     """``none`` keeps DN (uint16); the others make backscatter of it (float32, linear power, noise not removed)."""
 
 
-class Pixels(_Model):
+class Pixels(Model):
     """The part of a recipe that shapes bytes; it is part of every store's name."""
 
     levels_m: tuple[int, ...] = (10, 20, 60, 120, 360)
@@ -91,7 +94,7 @@ class Pixels(_Model):
         return self
 
 
-class Validation(_Model):
+class Validation(Model):
     """What ``validate`` looks at and what it lets pass."""
 
     depth: Literal["full", "sampled", "structure"] = "full"
@@ -116,7 +119,7 @@ class Validation(_Model):
     """Independent readers that must open the store; asked at depth ``full`` only, for they take longer than a sample does."""
 
 
-class Item(_Model):
+class Item(Model):
     """What ``stac`` writes beside what the store itself says."""
 
     collection_suffix: str = Field("-geozarr", pattern=r"^[A-Za-z0-9._-]*$")
@@ -133,7 +136,7 @@ class Item(_Model):
     """Address of the licence text, linked from items and collections."""
 
 
-class Recipe(_Model):
+class Recipe(Model):
     """How products of some types become stores, how they are checked and described."""
 
     name: Name
@@ -150,7 +153,7 @@ class Recipe(_Model):
     """Memory that one conversion or validation may use, in MB."""
 
 
-class Staging(_Model):
+class Staging(Model):
     """A folder on this machine into which products are fetched whole before they are read."""
 
     folder: str = "results/staging"
@@ -163,7 +166,7 @@ class Staging(_Model):
     """Objects that are fetched at once."""
 
 
-class Source(_Model):
+class Source(Model):
     """Which products to take, and from where."""
 
     catalogue: str
@@ -186,6 +189,8 @@ class Source(_Model):
     """Leave out products acquired less than this many hours ago."""
     limit: int | None = Field(None, ge=1)
     """Take at most this many products, after ordering."""
+    max_cost_eur: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Take products, after ordering, as long as their planned cost stays within so many EUR; needs ``prices``."""
     order: Literal["newest", "oldest"] = "newest"
     """Which products come first."""
     fingerprint: Literal["metadata", "item"] = "metadata"
@@ -228,7 +233,7 @@ class Source(_Model):
         return value
 
 
-class Endpoint(_Model):
+class Endpoint(Model):
     """How a bucket is reached; the environment of S3 clients (``AWS_ENDPOINT_URL``, ``AWS_REGION``) says what is left out."""
 
     endpoint_url: str | None = Field(None, pattern=r"^https?://\S+$")
@@ -270,7 +275,7 @@ class S3(Endpoint):
         return self.buckets.get(bucket, self)
 
 
-class BucketRules(_Model):
+class BucketRules(Model):
     """What the buckets of state and stores are to be like; `zarrmill bucket setup` makes them so, every run looks."""
 
     versioning: Literal["required", "wanted", "off"] = "wanted"
@@ -296,7 +301,7 @@ class BucketRules(_Model):
         return value
 
 
-class Settings(_Model):
+class Settings(Model):
     """One run: where the sources are, where results go, which recipes serve which product types."""
 
     run: Name = "demo"
@@ -315,6 +320,8 @@ class Settings(_Model):
         ("config/recipes/s2-l2a.yaml", "config/recipes/s2-l1c.yaml", "config/recipes/s1-grd.yaml"), min_length=1
     )
     """Recipe files; each product type is served by exactly one."""
+    prices: str | None = None
+    """Price list, e.g. ``config/prices.yaml``; null tells no cost."""
     public_root: str | None = None
     """Public address of ``store_root`` used in items (e.g. ``https://data.example.org/geozarr``); null writes relative links."""
     public_state: str | None = Field(None, pattern=r"^https?://\S+$")
@@ -336,6 +343,14 @@ class Settings(_Model):
         if separator and (scheme not in ("file", "s3") or not rest.strip("/")):
             raise ValueError("state is kept on disk or below s3://bucket")
         return value
+
+    @model_validator(mode="after")
+    def _cost_can_be_told(self) -> Self:
+        if self.source.max_cost_eur is not None and self.prices is None:
+            raise ValueError("source.max_cost_eur needs a price list: set `prices`, e.g. to config/prices.yaml")
+        if self.source.max_cost_eur is not None and self.source.fingerprint != "metadata":
+            raise ValueError("source.max_cost_eur needs source.fingerprint: metadata; without, no size is known")
+        return self
 
 
 def load_settings(path: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -375,7 +390,12 @@ def load_recipe(path: Path) -> Recipe:
 
     Raises: ConfigError: the file is missing, is not YAML, or a key or value is not allowed (the key is named).
     """
-    return _validated(Recipe, _read_yaml(path), str(path))
+    return load_model(Recipe, path)
+
+
+def load_model[M: Model](model: type[M], path: Path) -> M:
+    """Read one YAML file as ``model``. Raises: ConfigError: as ``load_recipe``."""
+    return _validated(model, _read_yaml(path), str(path))
 
 
 def product_digest(recipe: Recipe, source_fingerprint: str) -> str:
@@ -435,7 +455,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _validated[M: _Model](model: type[M], values: Mapping[str, Any], origin: str) -> M:
+def _validated[M: Model](model: type[M], values: Mapping[str, Any], origin: str) -> M:
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:

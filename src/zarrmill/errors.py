@@ -66,7 +66,7 @@ class ConfigError(ZarrmillError):
     prefix = "ZM-CFG"
     exit_code = EXIT_CONFIG
     kinds: ClassVar[dict[str, str]] = {
-        "invalid": "A key is unknown or a value is out of bounds. Correct the named key; `zarrmill config` lists all.",
+        "invalid": "A key is unknown or a value is out of bounds. Correct the named key; `docs/reference/config.md` lists all.",
         "bucket": "A bucket of this run would lose data. `zarrmill bucket check` says how, `zarrmill bucket setup` mends ours.",
         "manifest": "The manifest is missing or malformed. Run `plan` again.",
         "recipe": "No recipe, or more than one, serves this product type. Edit `recipes` in the configuration.",
@@ -178,9 +178,10 @@ class UnknownStateError(ZarrmillError):
 
     prefix = "ZM-UNK"
     exit_code = EXIT_UNKNOWN
-    retryable_kinds = frozenset({"outage"})
+    retryable_kinds = frozenset({"outage", "taken"})
     kinds: ClassVar[dict[str, str]] = {
         "outage": "A catalogue, host or bucket could not be asked. Nothing was decided; try again when it is back.",
+        "taken": "Another driver has taken the run over, or planned it anew. Let it finish, then run again.",
     }
 
 

@@ -11,6 +11,7 @@ from zarrmill.config import Recipe, Settings
 from zarrmill.core.checks import findings_markdown
 from zarrmill.errors import CODES, TREE
 from zarrmill.io.record import SCHEMAS
+from zarrmill.prices import Prices
 
 
 def reference_files() -> dict[str, str]:
@@ -21,6 +22,7 @@ def reference_files() -> dict[str, str]:
         "docs/reference/findings.md": findings_markdown(),
         "config/schemas/config.schema.json": _schema(Settings),
         "config/schemas/recipe.schema.json": _schema(Recipe),
+        "config/schemas/prices.schema.json": _schema(Prices),
     }
     for kind, name in SCHEMAS.items():
         files[f"docs/reference/schemas/{name.split('/')[1]}.schema.json"] = _text(TypeAdapter(kind).json_schema())
@@ -64,10 +66,12 @@ def errors_markdown() -> str:
 
 def config_markdown() -> str:
     """Return ``docs/reference/config.md``."""
-    lines = ["# Configuration", "", "Generated from `src/zarrmill/config.py`; do not edit. Unknown keys are refused."]
+    origin = "Generated from `src/zarrmill/config.py` and `prices.py`; do not edit. Unknown keys are refused."
+    lines = ["# Configuration", "", origin]
     for title, model in (
         ("config/config.yaml: where things are", Settings),
         ("config/recipes/*.yaml: how stores are made", Recipe),
+        ("config/prices.yaml: what a run costs", Prices),
     ):
         lines += ["", f"## {title}", "", "| key | type | default | meaning |", "| --- | --- | --- | --- |"]
         lines += [f"| `{key}` | {kind} | {default} | {text} |" for key, kind, default, text in _keys(model)]

@@ -117,6 +117,12 @@ def test_only_the_forward_run_starts_by_itself_and_only_in_production():
     assert [key for key, value in suspended.items() if not value] == [("production", "zarrmill-forward")]
 
 
+def test_every_night_is_the_same_run():
+    (command,) = pod_of("production", "zarrmill-forward")["containers"][0]["args"][2:]
+    assert command.startswith("exec zarrmill backfill --forward --from ")
+    assert "--canary 0" in command
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_mounted_configuration_is_one(overlay, tmp_path):
     data = objects(overlay)["ConfigMap", "zarrmill-config"]["data"]
@@ -186,11 +192,12 @@ def test_pod_of_a_job_is_let_in_and_has_no_account(cluster):
 
 def test_shards_that_failed_products_are_done_with_and_others_go_on(cluster):
     admitted(cluster)
-    script = "echo $FROM $JOB_COMPLETION_INDEX; [ $JOB_COMPLETION_INDEX != 1 ] || exit 4"
+    script = "echo $FROM $JOB_COMPLETION_INDEX $ZARRMILL_SESSION; [ $JOB_COMPLETION_INDEX != 1 ] || exit 4"
     job = jobs_from(cluster, "zarrmill-backfill", [script])
     status = ended(cluster, job)
     assert (status["succeeded"], status["failed"]) == (19, 1)
-    assert sorted(logs(cluster)) == sorted(f"2025-01-01 {index}\n" for index in range(20))
+    session = job["metadata"]["uid"]
+    assert sorted(logs(cluster)) == sorted(f"2025-01-01 {index} {session}\n" for index in range(20)), "one canary for all"
     assert cluster.kubelet.n_most == 2
 
 

@@ -19,6 +19,7 @@ from zarrmill.io.progress import SILENT_S, ProgressFile, collect_progress
 from zarrmill.io.record import read_record
 from zarrmill.io.state import Failures
 from zarrmill.model import FailureRecord
+from zarrmill.runs.backfill import standing
 from zarrmill.runs.failures import find_failures, group, parse_since, record_killed
 
 NOW = datetime(2025, 6, 8, 12, 0, tzinfo=UTC)
@@ -118,6 +119,16 @@ def test_a_killed_job_gets_its_failure_record_once(waiting: FakeRun) -> None:
     assert (record.failure_class, record.code, record.stage) == ("capacity", "ZM-CAP-KILLED", "convert")
     assert collect_progress(waiting.state, waiting.products).failed == {"capacity": 1}
     assert group(waiting.settings, [record])[0].variants[0].n == 1
+
+
+def test_status_writes_nothing(waiting: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_beat(waiting, killed_process(), socket.gethostname(), 1)
+    before = sorted(Path(waiting.state.root).rglob("*"))
+    monkeypatch.chdir(waiting.workdir)
+    assert standing(waiting.settings).n_failed == 0
+    assert sorted(Path(waiting.state.root).rglob("*")) == before
+    assert len(find_failures(waiting.settings)) == 1
+    assert standing(waiting.settings).n_failed == 1
 
 
 @pytest.mark.parametrize(("age_s", "n"), [(SILENT_S / 2, 0), (SILENT_S + 10, 1)])

@@ -15,8 +15,11 @@ from fault_proxy import FaultProxy, Rule, denied, no_bucket, slow_down
 from s3_server import Bucket
 from workspace import Workspace
 
+from zarrmill.config import S3
 from zarrmill.errors import EXIT_CONFIG, EXIT_FAILED, EXIT_UNKNOWN
+from zarrmill.io import bucket as buckets
 from zarrmill.io.listing import Listing
+from zarrmill.io.lock import RunLock
 from zarrmill.io.manifest import write_manifest
 from zarrmill.io.places import together
 from zarrmill.io.record import read_record
@@ -137,10 +140,6 @@ def test_a_killed_driver_is_followed_by_the_same_command(work: Workspace, s3_buc
 
 
 def test_a_second_driver_waits_and_is_refused(work: Workspace, s3_bucket: Bucket) -> None:
-    from zarrmill.config import S3
-    from zarrmill.io import bucket as buckets
-    from zarrmill.io.lock import RunLock
-
     work.plan()
     buckets.use(S3(lease_s=2.0))
     lock = RunLock(work.state.root)
@@ -149,10 +148,49 @@ def test_a_second_driver_waits_and_is_refused(work: Workspace, s3_bucket: Bucket
         done = work.snakemake(check=False)
         assert done.returncode == 1
         assert "writes this run" in done.stdout
+        planned = work.zarrmill("plan", "--limit", "1")
+        assert (planned.returncode, "writes this run" in planned.stderr) == (EXIT_FAILED, True), planned.stderr
+        assert len(work.products) == 2
         assert not [key for key in s3_bucket.keys("state/test/") if "/convert/" in key]
     finally:
         lock.release()
     assert not s3_bucket.keys("state/test/.lock/")
+
+
+def test_a_manifest_that_changed_before_the_lock_was_taken_starts_nothing(
+    work: Workspace, s3_bucket: Bucket, proxied: Callable[[str], FaultProxy]
+) -> None:
+    work.configure(s3={"lease_s": 20.0})
+    buckets.use(S3(lease_s=20.0))
+    work.plan()
+    products, proxy = work.products, proxied(s3_bucket.url)
+    with RunLock(work.state.root).held():
+        second = work.start(env={"AWS_ENDPOINT_URL": proxy.url})
+        _wait(lambda: bool(proxy.count("GET", r"prefix=state(/|%2F)test(/|%2F)\.lock")))
+        write_manifest(products[:1], work.state.manifest)
+    output, _ = second.communicate(timeout=120)
+    assert (second.returncode, "planned anew while this driver started; run again" in output) == (EXIT_UNKNOWN, True), output
+    assert not [key for key in s3_bucket.keys("state/test/") if "/convert/" in key]
+    work.snakemake()
+    assert work.zarrmill("status").stdout.startswith("1/1 ok")
+
+
+def test_a_driver_that_was_suspended_gives_way_to_its_successor(work: Workspace, s3_bucket: Bucket) -> None:
+    buckets.use(S3(lease_s=2.0))
+    work.plan()
+    first = work.start()
+    _wait(lambda: bool(s3_bucket.keys("state/test/.lock/")))
+    os.kill(first.pid, signal.SIGSTOP)
+    with RunLock(work.state.root).held():
+        os.kill(first.pid, signal.SIGCONT)
+        output, _ = first.communicate(timeout=120)
+        assert first.returncode == EXIT_UNKNOWN, output
+        assert "another process took this run over" in output
+        assert not work.state.report.exists(), "the run is its successor's"
+        assert s3_bucket.keys("state/test/.lock/"), "so is the lock"
+    assert work.zarrmill("status").stdout.startswith("0/2 ok")
+    work.snakemake()
+    assert work.zarrmill("status").stdout.startswith("2/2 ok")
 
 
 def test_a_bucket_that_would_lose_the_state_starts_no_run(

@@ -1,6 +1,7 @@
 """What a rerun builds: exactly what is missing."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 from workspace import ROOT
+
+from zarrmill.errors import EXIT_FAILED, EXIT_NOTHING
 
 CHAIN = {
     "convert": {"convert": 1, "validate": 1, "stac": 1, "stac_catalog": 1, "report": 1},
@@ -146,6 +149,20 @@ def test_second_driver_on_one_run_is_refused(finished):
     lock.release()
     assert done.returncode == 1
     assert "works on this run" in done.stdout
+
+
+def test_a_run_at_work_is_not_planned_again(finished):
+    from zarrmill.io.lock import RunLock
+
+    manifest = finished.state.manifest.read_bytes()
+    with RunLock(finished.state.root).held():
+        planned = finished.zarrmill("plan", "--limit", "1")
+        assert planned.returncode == EXIT_FAILED
+        assert f"process {os.getpid()} works on this run" in planned.stderr
+        assert finished.snakemake("plan", check=False).returncode == 1
+        assert finished.state.manifest.read_bytes() == manifest
+    assert finished.zarrmill("plan", "--limit", "1").returncode == EXIT_NOTHING
+    assert finished.state.manifest.read_bytes() != manifest
 
 
 def test_snakemakes_own_report_works(finished):

@@ -1,5 +1,7 @@
 # Constants and functions that rules share; no rules here.
 
+import os
+import signal
 import sys
 
 from snakemake.exceptions import WorkflowError
@@ -10,6 +12,7 @@ from zarrmill.io import bucket
 from zarrmill.io.lock import RunLock
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.pods import fence_executor
+from zarrmill.io.process import tell
 from zarrmill.io.state import State
 from zarrmill.io.targets import check_provider, fence_plugin, target_root
 
@@ -131,12 +134,47 @@ wildcard_constraints:
 
 
 onstart:
-    LOCK.take()
+    LOCK.take(on_lost=end_this_driver)
+    check_manifest()
     look_at_buckets()
 
 
 onerror:
+    give_way()
     write_report()
+
+
+LOST = []
+
+
+def end_this_driver(reason):
+    """Begin nothing new, finish what is at work and end: another driver has taken the run over."""
+    LOST.append(reason)
+    tell(f"driver: {reason}; this one ends")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def give_way():
+    """End with an exit code of its own, and without a report, when another driver has the run."""
+    for reason in LOST:
+        stop(UnknownStateError(f"{reason}; it goes on with it", kind="taken"))
+
+
+def check_manifest():
+    """Start nothing when another plan was made between this driver's look at the manifest and its lock."""
+    try:
+        now = read_manifest(STATE.manifest)
+    except ConfigError:
+        now = None
+    except UnknownStateError as error:
+        stop(error)
+    if now != MANIFEST:
+        stop(
+            UnknownStateError(
+                f"{STATE.manifest}: planned anew while this driver started; run again",
+                kind="taken",
+            )
+        )
 
 
 def look_at_buckets():

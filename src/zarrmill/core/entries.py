@@ -90,6 +90,14 @@ def unpacked(data: bytes) -> Mapping[str, Json]:
     return item
 
 
+def public_address(address: str) -> str:
+    """Return an address without user, password and query."""
+    if "://" not in address:
+        return address
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
 def label(value: Json) -> str:
     """Return ``value`` as short printable ASCII, so that a hostile id cannot harm a terminal or a file."""
     text = value if isinstance(value, str) else repr(value)

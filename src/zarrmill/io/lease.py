@@ -15,7 +15,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +42,15 @@ class _Held:
 class Lease:
     """The right to write one store, and the entries that its holders hand on."""
 
-    def __init__(self, bucket: str, prefix: str, what: str = "this store") -> None:
-        """Lease and journal are below ``prefix``; ``what`` is held, for messages."""
+    def __init__(self, bucket: str, prefix: str, what: str = "this store", on_lost: Callable[[str], None] | None = None) -> None:
+        """Lease and journal are below ``prefix``; ``what`` is held, for messages.
+
+        Args: on_lost: told once, by the thread that renews, when another process has taken over. A lease that ran out while the
+            service could not be asked is not lost: it is renewed when nobody took it.
+        """
         self.place = f"s3://{bucket}/{prefix}"
         self._bucket, self._prefix = bucket, prefix
-        self._what = what
+        self._what, self._on_lost = what, on_lost
         self._seconds = buckets.settings().lease_s
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
         self._generation = 0
@@ -181,6 +185,8 @@ class Lease:
                 self._renew()
             except _troubles() as error:
                 structlog.get_logger().warning("lease not renewed, tried again", place=self.place, reason=str(error)[:300])
+        if self._lost and self._on_lost is not None:
+            self._on_lost(f"{self.place}: {self._lost}")
 
     def _renew(self) -> None:
         started = time.monotonic()

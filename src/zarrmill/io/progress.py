@@ -12,7 +12,7 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -21,9 +21,11 @@ from threading import Thread
 from zarrmill.errors import ZarrmillError
 from zarrmill.io.listing import Listing
 from zarrmill.io.places import Place
+from zarrmill.io.places import together as places_together
 from zarrmill.io.record import dumps
 from zarrmill.io.state import PRODUCT_STAGES, Failures, State
 from zarrmill.model import Product
+from zarrmill.prices import Cost, euro_range, euros
 
 SCHEMA = "zarrmill/progress/1"
 STALE_S = 60.0
@@ -140,23 +142,39 @@ def progress_of(state: State, product: Product, stage: str) -> Iterator[Progress
 
 
 def read_heartbeats(state: State, listing: Listing | None = None) -> tuple[Heartbeat, ...]:
-    """Return the heartbeats that count as running, oldest first; stale and unreadable ones are left out.
+    """Return the heartbeats that count as running, oldest first; stale and malformed ones are left out.
 
-    Raises: UnknownStateError: the state cannot be listed.
+    Raises: UnknownStateError: the state cannot be listed, or a heartbeat that is there cannot be read.
     """
-    beats = read_all_heartbeats(state, listing or Listing(state.root))
+    return _running(state, read_all_heartbeats(state, listing or Listing(state.root)))
+
+
+def _running(state: State, beats: Sequence[Heartbeat]) -> tuple[Heartbeat, ...]:
     now = state.root.now() if beats else 0.0
     return tuple(beat for beat in beats if beat.alive(now))
 
 
 def read_all_heartbeats(state: State, listing: Listing) -> tuple[Heartbeat, ...]:
-    """Return every heartbeat that can be read, those of killed jobs too, oldest first; times are those of ``Place.now``.
+    """Return every heartbeat, those of killed jobs too, oldest first; times are those of ``Place.now``.
 
     Raises: as ``read_heartbeats``.
     """
     folder = state.root / "progress"
-    read = (_read_heartbeat(folder / name, found.modified) for name, found in listing.files(folder).items())
+    found = [(folder / name, facts.modified) for name, facts in listing.files(folder).items()]
+    read = places_together(_read_heartbeat, found, state.root.n_reads)
     return tuple(sorted((beat for beat in read if beat is not None), key=lambda beat: (beat.started, beat.product)))
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What the plan of a run says beside the manifest; all of it may be unknown."""
+
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """Why products were left out for what they are, to their number."""
+    bounds: frozenset[str] = frozenset()
+    """Filters that cut the list short: ``limit``, ``max_cost_eur``."""
+    costs: Mapping[str, Cost] | None = None
+    """Planned cost by name of a product, of every one in the manifest; None when no prices are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +196,12 @@ class ProgressSnapshot:
     """When this session of the run began, seconds since the epoch; None when that is not known."""
     failed_at: tuple[float, ...] = ()
     """When each product that failed did so the last time, seconds since the epoch, ascending."""
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """Why the plan left out products for what they are, to their number; they are not in ``total``."""
+    cost: Cost | None = None
+    """Planned cost of all products; None when no prices are known."""
+    spent_eur: float = 0.0
+    """Planned cost of the products that are ok; the report tells what was measured."""
 
     @property
     def n_failed(self) -> int:
@@ -190,23 +214,36 @@ class ProgressSnapshot:
         return max(0, self.total - self.ok - self.n_failed - len({beat.product for beat in self.running}))
 
 
-def collect_progress(state: State, products: Sequence[Product], since: float | None = None) -> ProgressSnapshot:
+def collect_progress(
+    state: State,
+    products: Sequence[Product],
+    since: float | None = None,
+    planned: Planned | None = None,
+    *,
+    listing: Listing | None = None,
+    beats: Sequence[Heartbeat] | None = None,
+) -> ProgressSnapshot:
     """Look at the state alone and tell where the run stands; costs listings, not one request a product.
 
-    Raises: UnknownStateError: the state cannot be listed.
+    Args: planned: what the plan says of these products, see ``zarrmill.runs.planned``; listing, beats: what was listed and read
+        a moment ago, to spare the requests.
+    Raises: UnknownStateError: the state cannot be listed, or a heartbeat that is there cannot be read.
     """
-    listing = Listing(state.root)
-    beats = read_heartbeats(state, listing)
+    listing = listing or Listing(state.root)
+    running = read_heartbeats(state, listing) if beats is None else _running(state, beats)
     failures = Failures(state, listing)
-    busy = {beat.product for beat in beats}
+    busy = {beat.product for beat in running}
+    planned = planned or Planned()
+    costs = planned.costs or {}
     stages: Counter[str] = Counter()
     failed: Counter[str] = Counter()
-    finished, failed_at = [], []
+    finished, failed_at, spent_eur = [], [], 0.0
     for product in products:
         has = {stage: found for stage in PRODUCT_STAGES if (found := listing.get(state.target(stage, product)))}
         stages.update(has.keys())
         if len(has) == len(PRODUCT_STAGES):
             finished.append(has[PRODUCT_STAGES[-1]].modified)
+            spent_eur += costs[product.name].eur if product.name in costs else 0
             continue
         known = failures.of(product)
         if known and known[-1].stage not in has and product.name not in busy:
@@ -216,11 +253,32 @@ def collect_progress(state: State, products: Sequence[Product], since: float | N
         total=len(products),
         ok=len(finished),
         failed=dict(failed.most_common()),
-        running=beats,
+        running=running,
         stages={stage: stages[stage] for stage in PRODUCT_STAGES},
         finished=tuple(sorted(finished)),
         since=since,
         failed_at=tuple(sorted(failed_at)),
+        skipped=planned.skipped,
+        cost=None if planned.costs is None else sum(costs.values(), Cost()),
+        spent_eur=spent_eur,
+    )
+
+
+def together(seen: Sequence[ProgressSnapshot], since: float | None = None) -> ProgressSnapshot:
+    """Return where several runs stand as one."""
+    costs = [one.cost for one in seen if one.cost is not None]
+    return ProgressSnapshot(
+        total=sum(one.total for one in seen),
+        ok=sum(one.ok for one in seen),
+        failed=_added(one.failed for one in seen),
+        running=tuple(beat for one in seen for beat in one.running),
+        stages=_added(one.stages for one in seen),
+        finished=tuple(sorted(when for one in seen for when in one.finished)),
+        since=since,
+        failed_at=tuple(sorted(when for one in seen for when in one.failed_at)),
+        skipped=_added(one.skipped for one in seen),
+        cost=sum(costs, Cost()) if costs else None,
+        spent_eur=sum(one.spent_eur for one in seen),
     )
 
 
@@ -255,6 +313,9 @@ def format_line(snapshot: ProgressSnapshot, now: datetime, width: int | None = N
     if snapshot.failed:
         classes = ", ".join(f"{n} {name}" for name, n in snapshot.failed.items())
         parts.append(f"{snapshot.n_failed} failed ({classes})")
+    if snapshot.skipped:
+        reasons = ", ".join(f"{n} {name}" for name, n in snapshot.skipped.items())
+        parts.append(f"{sum(snapshot.skipped.values())} skipped ({reasons})")
     if snapshot.running:
         parts.append(f"{len(snapshot.running)} running ({_running_text(snapshot.running[0])})")
     rate = rate_per_hour(snapshot, now)
@@ -263,6 +324,8 @@ def format_line(snapshot: ProgressSnapshot, now: datetime, width: int | None = N
     end = eta(snapshot, now)
     if end is not None:
         parts.append(f"ETA {end:%H:%M}" if end.date() == now.date() else f"ETA {end:%Y-%m-%d %H:%M}")
+    if snapshot.cost is not None:
+        parts.append(f"{euros(snapshot.spent_eur)} of {euro_range(snapshot.cost.low_eur, snapshot.cost.high_eur)}")
     line = " · ".join(parts)
     return line if width is None or len(line) <= width else line[: max(0, width - 1)] + "…"
 
@@ -277,6 +340,7 @@ def progress_json(snapshot: ProgressSnapshot, now: datetime) -> dict[str, object
         "ok": snapshot.ok,
         "failed": dict(snapshot.failed),
         "missing": snapshot.n_missing,
+        "skipped": dict(snapshot.skipped),
         "stages": dict(snapshot.stages),
         "running": [
             {"product": beat.product, "stage": beat.stage, "bytes_done": beat.done, "bytes_total": beat.total}
@@ -284,6 +348,7 @@ def progress_json(snapshot: ProgressSnapshot, now: datetime) -> dict[str, object
         ],
         "products_per_hour": None if rate is None else round(rate, 1),
         "eta": None if end is None else end.astimezone(UTC).isoformat(timespec="seconds"),
+        "cost": None if snapshot.cost is None else {"spent_eur": round(snapshot.spent_eur, 6), **snapshot.cost.rounded()},
     }
 
 
@@ -295,13 +360,21 @@ def short_name(name: str) -> str:
     return name if len(name) <= 20 else f"{name[:10]}…{name[-8:]}"
 
 
+def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    return dict(sum((Counter(one) for one in counts), Counter()))
+
+
 def _running_text(beat: Heartbeat) -> str:
     share = "" if beat.share is None else f" {beat.share:.0%}".replace("%", " %")
     return f"{short_name(beat.product)} {beat.stage}{share}"
 
 
-def _read_heartbeat(place: Place, modified: float) -> Heartbeat | None:
-    """Return a heartbeat with its times by the clock that ``modified`` is of; None when it is gone or cannot be read."""
+def _read_heartbeat(found: tuple[Place, float]) -> Heartbeat | None:
+    """Return a heartbeat with its times by the clock that it was modified by; None when it is gone or malformed.
+
+    Raises: UnknownStateError: it cannot be read.
+    """
+    place, modified = found
     try:
         body = json.loads(place.read_bytes())
         ahead = modified - float(body["updated"])
@@ -315,7 +388,7 @@ def _read_heartbeat(place: Place, modified: float) -> Heartbeat | None:
             pid=int(body["pid"]),
             host=str(body["host"]),
         )
-    except (FileNotFoundError, ZarrmillError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 

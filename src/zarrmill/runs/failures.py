@@ -81,16 +81,25 @@ def advice(code: str) -> str:
     return CODES.get(code, "No error of zarrmill's. Read the log; report it with the log.")
 
 
-def record_killed(state: State, products: Sequence[Product], run: str) -> int:
+def record_killed(
+    state: State,
+    products: Sequence[Product],
+    run: str,
+    *,
+    listing: Listing | None = None,
+    beats: Sequence[Heartbeat] | None = None,
+) -> int:
     """Leave a failure record for every job that ended without one, and return how many there were.
 
     A job that is killed (out of memory, evicted, by hand) cannot write a record, but leaves its heartbeat. Nothing is written
     about a job that may live: on this machine its process is gone, on another it has been silent for long.
-    Raises: UnknownStateError: the state cannot be listed; CapacityError, StoreError: a record cannot be written.
+    Args: listing, beats: what was listed and read a moment ago, to spare the requests.
+    Raises: UnknownStateError: the state cannot be listed, or a heartbeat not be read; CapacityError, StoreError: a record
+        cannot be written.
     """
-    listing = Listing(state.root)
+    listing = listing or Listing(state.root)
     failures, by_name = Failures(state, listing), {product.name: product for product in products}
-    n_written, beats = 0, read_all_heartbeats(state, listing)
+    n_written, beats = 0, read_all_heartbeats(state, listing) if beats is None else beats
     now = state.root.now() if beats else 0.0
     for beat in beats:
         product = by_name.get(beat.product)

@@ -30,6 +30,7 @@ from zarrmill.io.progress import read_heartbeats, short_name
 from zarrmill.io.record import dumps, read_record
 from zarrmill.io.state import PRODUCT_STAGES, Failures, State
 from zarrmill.model import ConvertReceipt, FailureRecord, Json, Measured, Product, ValidationReport, Verdict
+from zarrmill.prices import euros, parse_prices
 
 COMMAND = "snakemake --profile profiles/local"
 """What starts a run on one machine."""
@@ -73,14 +74,15 @@ def _survey(
     reader = _Reader(settings, State.of(settings, workdir), now or datetime.now(UTC))
     recipes = reader.recipes(settings, workdir or Path())
     records = reader.products()
-    skipped = reader.skipped()
+    plan = reader.plan()
     summary = summarise(
         settings.run,
         records,
         generated=reader.now,
-        skipped=skipped,
+        skipped=reader.skipped(plan),
         unreadable=tuple(reader.unreadable),
         max_objects={name: recipe.validation.max_objects for name, recipe in recipes.items()},
+        prices=parse_prices(plan.get("prices")),
     )
     return summary, records, recipes, reader
 
@@ -124,7 +126,7 @@ class _Reader:
 
     def products(self) -> tuple[ProductRecords, ...]:
         """Return the records of every product of the manifest; without one, of every product that left a record."""
-        beats = {beat.product: beat.stage for beat in read_heartbeats(self.state, self.listing)}
+        beats = self._running()
         costs: dict[str, dict[str, Measured]] = {}
         for (stage, name), cost in read_benchmarks(self.state, self.listing).items():
             costs.setdefault(name, {})[stage] = cost
@@ -141,11 +143,26 @@ class _Reader:
             self.unreadable += complaints
         return tuple(records)
 
-    def skipped(self) -> tuple[Skipped, ...]:
-        """Return what the plan left out: by filter when skipped, by class and code when refused or unknown."""
+    def plan(self) -> Mapping[str, Json]:
+        """Return ``plan.json``; empty when there is none that can be read."""
         plan = self._json(self.state.plan_json, self.unreadable)
-        rows = plan.get("products", []) if isinstance(plan, dict) else []
-        left = [row for row in rows if isinstance(row, dict) and row.get("class") in ("skipped", "refused", "unknown")]
+        return plan if isinstance(plan, dict) else {}
+
+    def _running(self) -> dict[str, str]:
+        """Return the stage that works on each product now."""
+        try:
+            return {beat.product: beat.stage for beat in read_heartbeats(self.state, self.listing)}
+        except UnknownStateError as error:
+            self.unreadable.append(self._complaint(self.state.root / "progress", error))
+            return {}
+
+    def skipped(self, plan: Mapping[str, Json]) -> tuple[Skipped, ...]:
+        """Return what the plan left out: by filter when skipped, by class and code when refused or unknown."""
+        left = [
+            row
+            for row in plan.get("products", [])
+            if isinstance(row, dict) and row.get("class") in ("skipped", "refused", "unknown")
+        ]
         return tuple(
             Skipped(
                 str(row.get("product_id", "")),
@@ -239,6 +256,7 @@ def _html(
     files = {record.product.name: reader.files(record.product) for record in records}
     values = {
         "summary": summary,
+        "cost": summary.measured.cost,
         "counts": summary.counts,
         "mood": story.mood(summary),
         "headline": story.headline(summary),
@@ -262,6 +280,7 @@ def _html(
         "size": story.size,
         "duration": story.duration,
         "day": story.day,
+        "euros": euros,
     }
     return render_page("report.html.j2", values, filters)
 
@@ -279,6 +298,7 @@ def _charts(summary: Summary, records: Sequence[ProductRecords], recipes: Mappin
         "Time by stage": charts.stage_bars("time", page.stage_seconds(summary, PRODUCT_STAGES), story.duration),
         "Products over time": charts.finished_over_time("pace", page.finish_hours(records, rows, cost.started)),
         "Compression": charts.histogram("ratio", page.by_type(rows, ratios), "decoded source bytes for one byte stored"),
+        "Cost": charts.histogram("cost", page.by_type(rows, page.cents(summary)), "cents (EUR) of a product"),
         "Objects": charts.histogram(
             "objects",
             page.by_type(rows, {row.name: row.n_objects for row in rows}),
