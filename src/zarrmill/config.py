@@ -296,6 +296,15 @@ class BucketRules(_Model):
         return value
 
 
+class Clean(_Model):
+    """What `zarrmill clean` may remove of what belongs to no run."""
+
+    max_share: float = Field(0.2, ge=0, le=1)
+    """Most that is removed at once, as a share of all stores below ``store_root``; more is refused."""
+    protected: dict[str, str] = Field(default_factory=dict)
+    """Stores that stay, and why: shell pattern on a store's name, or on its key below ``store_root``, to the reason."""
+
+
 class Settings(_Model):
     """One run: where the sources are, where results go, which recipes serve which product types."""
 
@@ -309,6 +318,8 @@ class Settings(_Model):
     """Object storage."""
     bucket_rules: BucketRules = BucketRules()
     """What the buckets of state and stores are to be like."""
+    clean: Clean = Clean()
+    """What `zarrmill clean` may remove."""
     source: Source
     """Where products come from."""
     recipes: tuple[str, ...] = Field(

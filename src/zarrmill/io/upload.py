@@ -12,6 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
+import structlog
+
 from zarrmill.errors import StoreError
 from zarrmill.io import bucket as buckets
 from zarrmill.io.written import Written
@@ -223,6 +225,24 @@ class Upload:
     def release(self) -> None:
         """Forget an object that will not be finished; ``Uploads.close`` aborts what was sent of it."""
         self._buffer = bytearray()
+
+
+def abort_open(bucket: str, prefix: str) -> None:
+    """Throw away uploads below ``prefix`` that were never completed; a service that refuses is told of, no more."""
+    client, place = buckets.client(bucket), f"s3://{bucket}/{prefix}"
+    try:
+        pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=f"{prefix}/")
+        left = [(item["Key"], item["UploadId"]) for page in pages for item in page.get("Uploads", ())]
+    except buckets.failures() as error:
+        structlog.get_logger().warning("open uploads not listed", place=place, reason=str(error)[:300])
+        return
+    for key, upload_id in left:
+        try:
+            client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+        except buckets.failures() as error:
+            if buckets.reason_of(error)[0] != "absent":
+                structlog.get_logger().warning("open uploads not aborted", place=place, n=len(left), first=key)
+                return
 
 
 def md5(data: bytes) -> bytes:
