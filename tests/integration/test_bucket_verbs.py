@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
-from fault_proxy import FaultProxy, Rule, slow_down
+from fault_proxy import FaultProxy, Rule, no_conditions, slow_down
 from s3_server import Bucket
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from zarrmill.cli import app
@@ -161,3 +162,43 @@ def test_a_service_without_such_rules_is_told(admin: Any, s3_bucket: Bucket, pro
     guard(settings(s3_bucket, bucket_rules={}))
     with pytest.raises(StoreError, match="does not know it"):
         look(settings(s3_bucket))
+
+
+def test_a_service_that_lets_an_object_be_written_twice_starts_no_run(
+    admin: Any, s3_bucket: Bucket, proxied: Callable[[str], FaultProxy]
+) -> None:
+    proxy = proxied(s3_bucket.url)
+    buckets.use(S3(endpoint_url=proxy.url, retries=0))
+    chosen = settings(s3_bucket, bucket_rules={})
+    proxy.rules = [no_conditions()]
+    with pytest.raises(ConfigError, match="ignores If-None-Match") as caught:
+        guard(chosen)
+    assert caught.value.code == "ZM-CFG-BUCKET"
+    (state,) = look(chosen)
+    assert ["two processes could write" in danger for danger in state.dangers] == [True]
+    proxy.rules = [Rule(kind="answer", status=501, code="NotImplemented", method="PUT")]
+    with pytest.raises(ConfigError, match="refuses If-None-Match"):
+        guard(chosen)
+    proxy.clear()
+    guard(chosen)
+    assert look(chosen)[0].dangers == ()
+    assert s3_bucket.keys() == ["runs/.once", "stores/.once"]
+
+
+def test_a_service_is_asked_once_a_run_and_by_one_request(s3_bucket: Bucket, proxied: Callable[[str], FaultProxy]) -> None:
+    proxy = proxied(s3_bucket.url)
+    buckets.use(S3(endpoint_url=proxy.url, retries=0))
+    chosen = settings(s3_bucket, bucket_rules={})
+    for n_puts in (2, 1):
+        proxy.requests = []
+        guard(chosen)
+        assert proxy.count("PUT") == n_puts
+    assert s3_bucket.keys() == ["runs/.once"]
+
+
+def test_who_may_not_write_is_told_that_it_is_not_known(s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3_bucket.env("reader").items():
+        monkeypatch.setenv(name, value)
+    with capture_logs() as told:
+        guard(settings(s3_bucket, bucket_rules={"versioning": "off"}))
+    assert "not known whether a bucket keeps one writer" in [event["event"] for event in told]
