@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from zarrmill import FORMAT_VERSION
-from zarrmill.errors import ConfigError
+from zarrmill.errors import ConfigError, hidden
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
 """A name that is safe as a file name and as a key."""
@@ -24,6 +24,13 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True)
+
+    @field_validator("*")
+    @classmethod
+    def _no_user(cls, value: Any) -> Any:  # of any field
+        if isinstance(value, str) and hidden(value) != value:
+            raise ValueError("an address must not hold a user or password; put those of a catalogue into ~/.netrc")
+        return value
 
     def digest(self) -> str:
         """Return the sha256 of this model's canonical JSON: comments and key order do not matter, values do."""

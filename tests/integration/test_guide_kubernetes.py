@@ -12,7 +12,7 @@ from file_server import file_server
 from k8s_server import KubernetesServer
 from k8s_server.objects import JOBS, PODS
 from kubernetes_run import buckets_and_keys
-from s3_server import Bucket
+from s3_server import KEYS, Bucket
 from tools import ROOT, program
 from until import until
 from workspace import Workspace
@@ -51,6 +51,9 @@ def test_commands_of_the_guide_run_a_run(
             outputs[command] = done.stdout
             if command.startswith("kubectl logs"):
                 until(lambda: all(job["status"].get("conditions") for job in cluster.store.find(JOBS)), timeout_s=120)
+    secrets = [value.encode() for value in KEYS["writer"]]
+    told = {**s3_bucket.contents(), **{command: text.encode() for command, text in outputs.items()}}
+    assert [place for place, data in told.items() if any(secret in data for secret in secrets)] == []
     log = next(text for command, text in outputs.items() if command.startswith("kubectl logs"))
     assert '"ok": 1, "failed": {}' in log
     assert "may-2025" in next(text for command, text in outputs.items() if command.startswith("kubectl get jobs"))
