@@ -291,7 +291,7 @@ class BucketRules(_Model):
     viewers: tuple[str, ...] = ()
     """Origins of web viewers that may read stores, e.g. ``https://viewer.example.org``."""
     public_read: bool = False
-    """Let everyone read the objects of stores."""
+    """Let everyone read the objects of stores, also of one that is being written by its name; no journal and no listing."""
 
     @field_validator("expire_days")
     @classmethod

@@ -86,12 +86,14 @@ def test_viewers_and_everyone_read_stores_and_nothing_else(admin: Any, s3_bucket
     import requests
 
     s3_bucket.put("stores/a.zarr/zarr.json", b"{}")
+    s3_bucket.put("stores/a.zarr.journal/000001.json", b"{}")
     s3_bucket.put("runs/demo/manifest.csv", b"secret")
     setup(look(settings(s3_bucket))[0])
     url, origin = f"{s3_bucket.url}/{s3_bucket.name}", {"Origin": "https://viewer.example.org"}
     answer = requests.get(f"{url}/stores/a.zarr/zarr.json", headers=origin, timeout=10)
     assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (200, "https://viewer.example.org")
-    assert requests.get(f"{url}/runs/demo/manifest.csv", timeout=10).status_code == 403
+    for hidden in ("runs/demo/manifest.csv", "stores/a.zarr.journal/000001.json", "stores/.once"):
+        assert requests.get(f"{url}/{hidden}", timeout=10).status_code == 403
     assert requests.put(f"{url}/stores/a.zarr/zarr.json", data=b"x", timeout=10).status_code == 403
     assert requests.get(f"{url}/?list-type=2", timeout=10).status_code == 403
 

@@ -36,6 +36,8 @@ def test_commands_of_the_guide_run_a_run(
     with file_server(tmp_path) as web:
         files, place = buckets_and_keys(cluster, s3_bucket, workspace(n_days=1, products_per_day=1), web)
         edit_overlay(shell / "deploy/k8s/overlays/staging", files, place)
+        drop = ["kubectl", "delete", "-k", "deploy/k8s/cluster"]  # the guide has to bring it
+        subprocess.run(drop, cwd=shell, env=environment, capture_output=True, timeout=60, check=True)
         outputs = {}
         for command in commands():
             done = subprocess.run(
