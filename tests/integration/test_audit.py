@@ -83,7 +83,9 @@ def test_each_kind_is_found_and_only_what_belongs_to_no_run_is_removed(work: Wor
 
 
 def log_lines(work: Workspace) -> list[dict[str, object]]:
-    return [json.loads(line) for path in (work.path / "results/_removed").glob("*.jsonl") for line in path.open()]
+    return [
+        json.loads(line) for path in (work.path / "results/_removed").glob("*.jsonl") for line in path.read_text().splitlines()
+    ]
 
 
 def orphaned(work: Workspace, name: str = "ORPHAN_00000000", days: float = 60) -> Path:
