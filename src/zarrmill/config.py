@@ -155,6 +155,14 @@ class Recipe(_Model):
     """What items hold."""
     memory_mb: int = Field(2000, ge=64)
     """Memory that one conversion or validation may use, in MB."""
+    storage_class: str | None = None
+    """Storage class of the objects of stores in a bucket, which stores that are there keep; null takes ``s3.storage_class``."""
+    fetch: Literal["direct", "stage"] | None = None
+    """How pixels come here, see ``source.fetch``; null takes it."""
+
+    def reading(self, source: "Source") -> "Source":
+        """Return how sources are read by this recipe."""
+        return source if self.fetch is None else source.model_copy(update={"fetch": self.fetch})
 
 
 class Staging(_Model):

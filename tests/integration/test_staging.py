@@ -19,7 +19,7 @@ from products import product_row, recipe_for
 from zarrmill.config import S3, Source
 from zarrmill.errors import CapacityError, SourceError
 from zarrmill.io import bucket as buckets
-from zarrmill.io.staging import DONE, opened
+from zarrmill.io.staging import DONE, RESERVED, _Cache, opened
 from zarrmill.stages.convert import convert
 from zarrmill.stages.validate import validate
 

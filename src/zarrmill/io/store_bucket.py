@@ -30,8 +30,9 @@ class BucketWriter:
 
     keeps_parts = False
 
-    def __init__(self, href: str, codec: Codec) -> None:
-        self.href, self.codec, self._identity = href, codec, ""
+    def __init__(self, href: str, codec: Codec, storage_class: str | None = None) -> None:
+        """``storage_class`` of the objects; None is that of the settings."""
+        self.href, self.codec, self._identity, self._class = href, codec, "", storage_class
         settings = buckets.settings()
         self.buffer_bytes = (settings.max_concurrency + _N_OPEN) * settings.part_mb << 20
         self._bucket, self._prefix = buckets.split(href)
@@ -54,7 +55,7 @@ class BucketWriter:
         Raises: StoreError: another process still writes this store after ``wait_s``, or the bucket cannot be used.
         """
         self._entries = self._lease.take(wait_s)
-        self._uploads = Uploads(self._bucket, self._prefix, self._lease.check)
+        self._uploads = Uploads(self._bucket, self._prefix, self._lease.check, self._class)
         try:
             yield
         except BaseException:

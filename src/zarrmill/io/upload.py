@@ -22,10 +22,14 @@ from zarrmill.io.written import Written
 class Uploads:
     """Objects on their way to the keys below one prefix."""
 
-    def __init__(self, bucket: str, prefix: str, check: Callable[[], None]) -> None:
-        """``check`` is called before each request and raises when this process must not write any more."""
+    def __init__(self, bucket: str, prefix: str, check: Callable[[], None], storage_class: str | None = None) -> None:
+        """``check`` is called before each request and raises when this process must not write any more.
+
+        ``storage_class`` of the objects; None is that of the settings.
+        """
         self.bucket, self.prefix, self._check = bucket, prefix, check
         self.settings = buckets.settings()
+        self._class = storage_class or self.settings.storage_class
         self.client = buckets.client(bucket)
         self._pool = ThreadPoolExecutor(self.settings.max_concurrency, thread_name_prefix="upload")
         # As many places as threads: no task ever queues, so one may wait for another that was submitted before it.
@@ -133,7 +137,7 @@ class Uploads:
 
     def storage(self) -> dict[str, str]:
         """Return the arguments that new objects are made with."""
-        return {"StorageClass": self.settings.storage_class} if self.settings.storage_class else {}
+        return {"StorageClass": self._class} if self._class else {}
 
     def put(self, key: str, data: bytes) -> str:
         """Write one object in one request and return its entity tag."""
