@@ -12,7 +12,7 @@ from fault_proxy import FaultProxy, fault_proxy
 from hypothesis import settings
 from k8s_server import KubernetesServer, make_image
 from s3_server import Bucket, S3Server, bucket, s3_server
-from workspace import Workspace
+from workspace import ROOT, Workspace
 
 from zarrmill.config import S3
 from zarrmill.io import bucket as buckets
@@ -103,6 +103,7 @@ def image_env(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
 
 @pytest.fixture
 def cluster(tmp_path: Path, image_env: Mapping[str, str]) -> Iterator[KubernetesServer]:
-    """An empty Kubernetes cluster of this test alone; its pods are ended with it."""
+    """A Kubernetes cluster of this test alone with what ``deploy/k8s/cluster`` brings; its pods are ended with it."""
     with KubernetesServer(tmp_path / "cluster", image_env) as server:
+        server.load((ROOT / "deploy/k8s/cluster/priority.yaml").read_text())
         yield server

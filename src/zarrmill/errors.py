@@ -15,6 +15,7 @@ Every error carries a stable ``code`` such as ``ZM-SRC-MISSING``, built from the
 line for each, from which ``docs/reference/errors.md`` is generated.
 """
 
+import re
 from typing import Any, ClassVar
 
 EXIT_OK = 0
@@ -24,6 +25,14 @@ EXIT_FAILED = 4
 EXIT_BOUND = 5
 EXIT_UNKNOWN = 6
 EXIT_INTERRUPTED = 130
+
+
+_USER = re.compile(r"(?<=://)[^/\s\"'<>?#]*@")
+
+
+def hidden(text: str) -> str:
+    """Return ``text`` without user and password in the addresses that it holds."""
+    return _USER.sub("***@", text)
 
 
 class ZarrmillError(Exception):
@@ -37,8 +46,8 @@ class ZarrmillError(Exception):
     def __init__(self, message: str, *, kind: str) -> None:
         if kind not in self.kinds:
             raise ValueError(f"{type(self).__name__} has no kind {kind!r}, only {sorted(self.kinds)}")
-        super().__init__(message)
-        self.message = message
+        super().__init__(hidden(message))
+        self.message = hidden(message)
         self.kind = kind
 
     @property

@@ -1,7 +1,7 @@
 """What every product job shares: its record, recipe and log, and a failure record when it fails."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from zarrmill.config import Recipe, Settings, load_recipes, parse_settings, product_digest
-from zarrmill.errors import EXIT_FAILED, ConfigError, ConformanceError, ZarrmillError
+from zarrmill.errors import EXIT_FAILED, ConfigError, ConformanceError, ZarrmillError, hidden
 from zarrmill.io import bucket
 from zarrmill.io.measure import Meter
 from zarrmill.io.places import Place, place_of
@@ -166,7 +166,7 @@ def _failure_of(
         product=product,
         failure_class=ours.failure_class if ours else "unknown",
         code=ours.code if ours else "ZM-UNKNOWN",
-        message=ours.message if ours else f"{type(error).__name__}: {error}",
+        message=ours.message if ours else hidden(f"{type(error).__name__}: {error}"),
         when=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         log=log,
         findings=error.findings if isinstance(error, ConformanceError) else (),
@@ -185,6 +185,11 @@ def _record_failure(record: FailureRecord, state: State, attempt: int) -> None:
         structlog.get_logger().error("failure record not written", code=second.code, message=second.message)
 
 
+def _without_users(logger: object, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Take user and password out of every address in an event."""
+    return {key: hidden(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """Write events as JSON lines to ``path``, the warnings of libraries among them."""
@@ -196,6 +201,7 @@ def logging_to(path: Path) -> Iterator[None]:
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
                 structlog.processors.format_exc_info,
+                _without_users,
                 structlog.processors.JSONRenderer(sort_keys=True),
             ],
             logger_factory=structlog.WriteLoggerFactory(file=stream),

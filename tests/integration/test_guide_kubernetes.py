@@ -12,7 +12,7 @@ from file_server import file_server
 from k8s_server import KubernetesServer
 from k8s_server.objects import JOBS, PODS
 from kubernetes_run import buckets_and_keys
-from s3_server import Bucket
+from s3_server import KEYS, Bucket
 from tools import ROOT, program
 from until import until
 from workspace import Workspace
@@ -36,6 +36,8 @@ def test_commands_of_the_guide_run_a_run(
     with file_server(tmp_path) as web:
         files, place = buckets_and_keys(cluster, s3_bucket, workspace(n_days=1, products_per_day=1), web)
         edit_overlay(shell / "deploy/k8s/overlays/staging", files, place)
+        drop = ["kubectl", "delete", "-k", "deploy/k8s/cluster"]  # the guide has to bring it
+        subprocess.run(drop, cwd=shell, env=environment, capture_output=True, timeout=60, check=True)
         outputs = {}
         for command in commands():
             done = subprocess.run(
@@ -51,6 +53,9 @@ def test_commands_of_the_guide_run_a_run(
             outputs[command] = done.stdout
             if command.startswith("kubectl logs"):
                 until(lambda: all(job["status"].get("conditions") for job in cluster.store.find(JOBS)), timeout_s=120)
+    secrets = [value.encode() for value in KEYS["writer"]]
+    told = {**s3_bucket.contents(), **{command: text.encode() for command, text in outputs.items()}}
+    assert [place for place, data in told.items() if any(secret in data for secret in secrets)] == []
     log = next(text for command, text in outputs.items() if command.startswith("kubectl logs"))
     assert '"ok": 1, "failed": {}' in log
     assert "may-2025" in next(text for command, text in outputs.items() if command.startswith("kubectl get jobs"))
