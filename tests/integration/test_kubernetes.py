@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import signal
 import time
 from collections import Counter
@@ -18,11 +19,13 @@ from k8s_server.admission import quantity
 from k8s_server.objects import BY_RESOURCE, JOBS, PODS, Object
 from kubernetes_run import buckets_and_keys
 from s3_server import KEYS, Bucket
-from tools import objects, rendered
+from tools import ROOT, objects, rendered
 from until import until
 from workspace import Workspace
 
+from zarrmill.core.room import WORK_MB
 from zarrmill.io.pods import TARGETS, targets_of
+from zarrmill.sample.s1 import GrdSpec, build_grd, grd_item, synthetic_scene
 
 NS = "zarrmill-staging"
 DRIVER = f"system:serviceaccount:{NS}:zarrmill-driver"
@@ -94,6 +97,10 @@ def namespace(
         yield lambda n: Namespace.create(cluster, s3_bucket, workspace(n_days=1, products_per_day=n), web)
 
 
+def disk_of(job: Object) -> str:
+    return str(job["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["ephemeral-storage"])
+
+
 def memory_of(job: Object) -> str:
     return str(job["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"])
 
@@ -124,6 +131,26 @@ def test_products_are_converted_validated_and_described_each_in_one_pod(namespac
         limits = running.pod["spec"]["containers"][0]["resources"]["limits"]
         assert running.peak_bytes < quantity(limits["memory"]) / 2
         assert running.peak_disk_bytes < quantity(limits["ephemeral-storage"]) / 10
+
+
+def test_pod_that_holds_chunks_of_a_remote_radar_product_has_room_for_them(workspace, cluster, s3_bucket, tmp_path):
+    work = workspace(n_days=1, products_per_day=1)
+    scene = synthetic_scene(spec := GrdSpec(shape=(800, 1200), form="flat"))
+    source = build_grd(spec, work.path / "archive/products", scene)
+    (work.path / "archive/items.json").write_text(
+        json.dumps({"type": "FeatureCollection", "features": [grd_item(spec, scene, source.relative_to(work.path / "archive"))]})
+    )
+    shutil.copy(ROOT / "config/recipes/s1-grd.yaml", work.path / "config")
+    work.configure(recipes=["config/s1-grd.yaml"])
+    with file_server(tmp_path) as web:
+        space = Namespace.create(cluster, s3_bucket, work, web)
+        evicted = cluster.fault("evicted", match="S1A_IW_GRDH")
+        run = space.start("--retries", "1")
+        assert space.finish(run) == "Complete", space.output
+    assert evicted.met == 1
+    assert space.done() == {"plan": 1, "convert": 1, "validate": 1, "stac": 1}
+    # Two images of 800 x 1200 pixels of two bytes are 3.84 MB, all arrays 3.9; more room after the first pod was evicted.
+    assert [disk_of(job) for job in space.jobs] == [f"{WORK_MB + 4}M", f"{2 * (WORK_MB + 4)}M"]
 
 
 def test_no_key_is_in_the_secret_of_a_run_and_a_pod_may_hold_several_products(namespace):

@@ -5,10 +5,12 @@ import sys
 from snakemake.exceptions import WorkflowError
 
 from zarrmill.config import load_recipes, parse_settings
+from zarrmill.core.room import disk_mb
 from zarrmill.errors import ConfigError, UnknownStateError, ZarrmillError
 from zarrmill.io import bucket
 from zarrmill.io.lock import RunLock
 from zarrmill.io.manifest import read_manifest
+from zarrmill.io.objects import local_path
 from zarrmill.io.pods import fence_executor
 from zarrmill.io.state import State
 from zarrmill.io.targets import check_provider, fence_plugin, target_root
@@ -122,6 +124,27 @@ def item_digest(wildcards):
 def memory_mb(wildcards, attempt):
     """Return the memory that a job of one product asks for; more after it was not enough."""
     return PRODUCTS[wildcards.product].mem_mb * attempt + SNAKEMAKE_MB
+
+
+def convert_disk_mb(wildcards, attempt):
+    """Return the disk that converting one product takes beside its store; more after it was not enough."""
+    return disk_of(PRODUCTS[wildcards.product], spools=True) * attempt
+
+
+def validate_disk_mb(wildcards, attempt):
+    """Return the disk that validating one product takes; more after it was not enough."""
+    return disk_of(PRODUCTS[wildcards.product], spools=False) * attempt
+
+
+def disk_of(product, spools):
+    """Return the disk that one product takes on the machine of its job."""
+    return disk_mb(
+        product,
+        remote=local_path(product.href) is None,
+        stages=SETTINGS.source.fetch == "stage",
+        spools=spools,
+        max_gb=SETTINGS.source.staging.max_gb,
+    )
 
 
 wildcard_constraints:
