@@ -25,6 +25,8 @@ from workspace import Workspace
 
 from zarrmill.core.room import WORK_MB
 from zarrmill.io.pods import TARGETS, targets_of
+from zarrmill.io.record import parse_record
+from zarrmill.model import FailureRecord
 from zarrmill.sample.s1 import GrdSpec, build_grd, grd_item, synthetic_scene
 
 NS = "zarrmill-staging"
@@ -83,6 +85,11 @@ class Namespace:
         """Targets of products in the bucket, by stage."""
         keys = [key.split("/") for key in self.bucket.keys("state/test/")]
         return Counter(key[4] for key in keys if len(key) == 6 and key[5].endswith(".json") and key[3].isdigit())
+
+    def failures(self) -> list[FailureRecord]:
+        """Failure records in the bucket, oldest first."""
+        read = (parse_record(FailureRecord, data, key) for key, data in self.bucket.contents("state/test/failed/").items())
+        return sorted(read, key=lambda one: (one.measured.attempt, one.product.name))
 
     def sealed(self) -> int:
         """Number of sealed stores."""
@@ -184,6 +191,17 @@ def test_lost_pods_are_tried_again_with_more_memory_and_an_api_that_is_away_is_w
     assert space.sealed() == 2
     of_first = [memory_of(job) for job in space.jobs if first in job["metadata"]["annotations"][TARGETS]]
     assert of_first == ["2200M", "4200M", "6200M"]
+    told = [(one.product.product_id == first, one.failure_class, one.code, one.measured.attempt) for one in space.failures()]
+    expected = [
+        (True, "capacity", "ZM-CAP-MEMORY", 1),
+        (False, "unknown", "ZM-UNKNOWN", 1),
+        (True, "evicted", "ZM-CAP-EVICTED", 2),
+    ]
+    assert sorted(told, key=str) == sorted(expected, key=str)
+    assert any("limit of 2200M" in one.message for one in space.failures())
+    assert any(one.excerpt == "ended by the test" for one in space.failures())
+    summary = json.loads(space.bucket.contents("state/test/summary.json")[""])
+    assert summary["counts"]["failed"] == 0
     assert space.left() == []
     # A failed pod had its log read, so this was everything that the role is for.
     rules = objects("staging")["Role", "zarrmill-driver"]["rules"]
@@ -200,7 +218,11 @@ def test_product_that_cannot_be_converted_stops_no_other_and_ends_the_run_for_go
     assert run["status"]["conditions"][-1]["reason"] == "PodFailurePolicy"
     assert space.done() == {"plan": 2, "convert": 1, "validate": 1, "stac": 1}
     assert space.sealed() == 1
-    assert len(space.bucket.keys("state/test/failed/source-missing/")) == 2
+    assert [(one.failure_class, one.measured.attempt) for one in space.failures()] == [
+        ("source-missing", 1),
+        ("source-missing", 2),
+    ]
+    assert all('"event": "failed"' in one.excerpt and "ZM-SRC-MISSING" in one.excerpt for one in space.failures())
     assert len(space.jobs) == 3
     assert space.left() == []
 

@@ -22,12 +22,19 @@ def stop(error):
     sys.exit(error.exit_code)
 
 
+def note_ended(pod):
+    """Leave failure records of a pod that ended without a word."""
+    from zarrmill.runs.lost import record_lost
+
+    record_lost(STATE, PRODUCTS, SETTINGS.run, pod, SEEN_FAILURES)
+
+
 try:
     SETTINGS = parse_settings(config)
     RECIPES = load_recipes(SETTINGS)
     bucket.use(SETTINGS.s3)
     STATE = State.of(SETTINGS)
-    fence_executor()
+    fence_executor(ended=note_ended)
     ROOT = target_root(
         STATE, SETTINGS.state_root, workflow.storage_settings.default_storage_prefix
     )
@@ -46,6 +53,7 @@ except UnknownStateError as error:
 LOCK = RunLock(STATE.root)
 LOGS = f"results/{ROOT}/logs" if STATE.root.remote else f"{ROOT}/logs"
 PRODUCTS = {product.name: product for product in MANIFEST or ()}
+SEEN_FAILURES = {}
 CONDA = "../../environment.yml"
 
 # What Snakemake itself takes beside the script where a job is a pod; 165 MB measured.

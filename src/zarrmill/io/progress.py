@@ -145,7 +145,7 @@ def read_heartbeats(state: State, now: float, listing: Listing | None = None) ->
 def read_all_heartbeats(state: State, listing: Listing) -> tuple[Heartbeat, ...]:
     """Return every heartbeat that can be read, those of killed jobs too, oldest first. Raises: as ``read_heartbeats``."""
     folder = state.root / "progress"
-    read = (_read_heartbeat(folder / name) for name in listing.files(folder))
+    read = (read_heartbeat(folder / name) for name in listing.files(folder))
     return tuple(sorted((beat for beat in read if beat is not None), key=lambda beat: (beat.started, beat.product)))
 
 
@@ -290,7 +290,8 @@ def _running_text(beat: Heartbeat) -> str:
     return f"{short_name(beat.product)} {beat.stage}{share}"
 
 
-def _read_heartbeat(place: Place) -> Heartbeat | None:
+def read_heartbeat(place: Place) -> Heartbeat | None:
+    """Return one heartbeat; None when there is none that can be read."""
     try:
         body = json.loads(place.read_bytes())
         return Heartbeat(
