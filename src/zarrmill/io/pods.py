@@ -7,21 +7,25 @@ stand-in of the tests (``tests/integration/test_pods.py`` shows every one with a
 * A status that cannot be read once (connection refused, 429, 500) is never asked for again: the run hangs. So does a Job that
   was deleted; a submission that fails once ends the run.
 * A second pod of one Job ends the run; a pod that ended before its container began is left behind.
+* On 401 it loads a kubeconfig, which a pod does not have, and calls ``kubectl``, which the image does not have: the run ends.
+* A 409 ends the run, also that of a quota which many Jobs reach at once.
 * Jobs cannot be given a deadline, a priority, labels, an owner or a security context.
 """
 
+import json
 import os
 import re
 import shlex
 import string
 import sys
+import time
 from collections.abc import Callable, Mapping
 from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from zarrmill.errors import ConfigError
+from zarrmill.errors import ConfigError, UnknownStateError
 from zarrmill.io.pod_ends import EndedPod, PodEnds, usefulness
 
 EXECUTOR = "snakemake-executor-plugin-kubernetes"
@@ -31,6 +35,8 @@ TIMEOUT_S = (10, 60)
 MAX_WAIT_S = 30.0
 N_TRIES = 40
 """Of one request; with growing waits of at most ``MAX_WAIT_S`` about 18 minutes."""
+AUTH_WAITS_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, *[MAX_WAIT_S] * 8)
+"""Waits before credentials are read again, about five minutes in all: a token may be renewed late."""
 RETRIED = (429, 500, 502, 503, 504)
 TARGETS = "zarrmill/targets"
 """Annotation of a Job: what it makes."""
@@ -60,6 +66,7 @@ def fence_executor(environment: Mapping[str, str] = os.environ, ended: Callable[
 
     ends = PodEnds(ended)
     _patient(client)
+    _authorised(client)
     _reads(client, ends)
     _writes(client, template, ends)
     _fenced = True
@@ -145,6 +152,41 @@ def _patient(client: Any) -> None:
     rest.__init__, rest.request = patient_start, patient_request
 
 
+def _authorised(client: Any) -> None:
+    """Read the credentials again when the API refuses them (401), and repeat the request: tokens are renewed in their files."""
+    call = client.ApiClient.call_api
+
+    @wraps(call)
+    def authorised(self: Any, *args: Any, **kwargs: Any) -> Any:
+        for wait_s in (*AUTH_WAITS_S, None):
+            try:
+                return call(self, *args, **kwargs)
+            except client.ApiException as error:
+                if error.status != 401:
+                    raise
+            if wait_s is not None:
+                time.sleep(wait_s)
+                self.configuration = _credentials(client)
+                self.rest_client = client.rest.RESTClientObject(self.configuration)
+        # Not an ApiException: the executor would drop the job that it asked about, and wait for it for ever.
+        text = f"Kubernetes API: 401 for {sum(AUTH_WAITS_S):.0f} s, credentials were read again each time; start another driver"
+        raise UnknownStateError(text, kind="outage")
+
+    client.ApiClient.call_api = authorised
+
+
+def _credentials(client: Any) -> Any:
+    """Return the client's configuration as it is on this machine now, looked for in the executor's order."""
+    from kubernetes import config
+
+    found = client.Configuration()
+    try:
+        config.load_kube_config(client_configuration=found)
+    except config.ConfigException:
+        config.load_incluster_config(client_configuration=found)
+    return found
+
+
 def _reads(client: Any, ends: PodEnds) -> None:
     core, batch = client.CoreV1Api, client.BatchV1Api
     list_pods, read_log, read_status = core.list_namespaced_pod, core.read_namespaced_pod_log, batch.read_namespaced_job_status
@@ -206,13 +248,27 @@ def _writes(client: Any, template: Body, ends: PodEnds) -> None:
 
 
 def _once(client: Any, post: Callable[..., Any], api: Any, namespace: str, body: Body, **kwargs: Any) -> Any:
-    """Post an object with a name of ours; that it is there already means that an earlier try got through."""
+    """Post an object with a name of ours; that it is there already means that an earlier try got through.
+
+    Any other 409 is a conflict on the server's side, such as a quota that was counted twice at once: it passes.
+    """
+    for n_tried in range(N_TRIES):
+        try:
+            return post(api, namespace, body, **kwargs)
+        except client.ApiException as error:
+            if error.status != 409 or (n_tried == N_TRIES - 1 and not _already_exists(error)):
+                raise
+            if _already_exists(error):
+                return body
+        time.sleep(min(0.25 * 2**n_tried, MAX_WAIT_S))
+    raise AssertionError("the last try returns or raises")
+
+
+def _already_exists(error: Any) -> bool:
     try:
-        return post(api, namespace, body, **kwargs)
-    except client.ApiException as error:
-        if error.status == 409:
-            return body
-        raise
+        return bool(json.loads(error.body)["reason"] == "AlreadyExists")
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _absent_is_none(client: Any, call: Callable[..., Any]) -> Callable[..., Any]:
