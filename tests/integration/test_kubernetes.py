@@ -17,8 +17,8 @@ from file_server import FileServer, file_server
 from k8s_server import KubernetesServer
 from k8s_server.admission import quantity
 from k8s_server.objects import BY_RESOURCE, JOBS, PODS, Object
-from kubernetes_run import buckets_and_keys
-from s3_server import KEYS, Bucket
+from kubernetes_run import POLICIES, buckets_and_keys
+from s3_server import KEYS, Bucket, key_of
 from tools import ROOT, objects, rendered
 from until import until
 from workspace import Workspace
@@ -167,7 +167,7 @@ def test_no_key_is_in_the_secret_of_a_run_and_a_pod_may_hold_several_products(na
     secret = next(body for body in space.cluster.posted if body.get("type") == "Opaque")
     space.cluster.controller.delete(JOBS, NS, run["metadata"]["name"])
     values = [base64.b64decode(value).decode() for value in secret["data"].values()]
-    assert not set(values) & {part for pair in KEYS.values() for part in pair}
+    assert not set(values) & {part for pair in (*KEYS.values(), *map(key_of, POLICIES)) for part in pair}
     assert [len(targets_of(job)) for job in space.jobs] == [6]
     assert memory_of(space.jobs[0]) == "4400M"
     until(lambda: space.left() == [])  # both go with the driver's pod
