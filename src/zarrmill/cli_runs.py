@@ -30,11 +30,19 @@ def backfill(
     profile: ProfileOption = "local",
     snakefile: SnakefileOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the backfill; by default run and days.")] = None,
-    shard_products: Annotated[int, typer.Option(min=1, help="Products of a shard, about; days are never divided.")] = 500,
+    shard_products: Annotated[
+        int, typer.Option(min=1, envvar="SHARD_PRODUCTS", help="Products of a shard, about; days are never divided.")
+    ] = 500,
     shards: Annotated[int, typer.Option(min=1, help="Shards that run at once.")] = 1,
     shard_index: Annotated[
         int | None,
         typer.Option(min=0, envvar="JOB_COMPLETION_INDEX", help="Only this shard; an indexed Job of Kubernetes gives it."),
+    ] = None,
+    completions: Annotated[
+        int | None,
+        typer.Option(
+            min=1, envvar="COMPLETIONS", help="Shards that the indexed Job has drivers for; fewer than there are is an error."
+        ),
     ] = None,
     canary: Annotated[int, typer.Option(min=0, help="Products that must succeed before anything else is begun.")] = 3,
     max_products: Annotated[int | None, typer.Option(min=1, help="End after so many products were begun.")] = None,
@@ -57,6 +65,13 @@ def backfill(
     base = configured(config)
     settings = configured(config, name or f"{base.run}-{begin:%Y%m%d}-{end:%Y%m%d}", datetime=f"{begin}/{end}")
     found = list(enumerate(driver.shards_of(settings, begin, end, shard_products, keep=not dry_run)))
+    if shard_index is not None and completions is not None and len(found) > completions:
+        text = (
+            f"{settings.run}: {len(found)} shards, but the Job has {completions} completions, so the others would never be built"
+        )
+        raise ConfigError(
+            f"{text}; set COMPLETIONS of ConfigMap zarrmill-backfill to {len(found)}, start the Job anew", kind="usage"
+        )
     asked = found if shard_index is None else found[shard_index : shard_index + 1]
     print(f"backfill {settings.run}: {sum(one.n_listed for _, one in found)} products listed in {len(found)} shards")
     for index, shard in asked if dry_run else ():

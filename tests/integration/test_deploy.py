@@ -28,6 +28,7 @@ MAY_DIFFER = (
     r"RoleBinding/.*\.subjects\.0\.namespace",
     r"ResourceQuota/.*\.spec\.hard\..*",
     r"ConfigMap/zarrmill-(config|place|backfill)\.data\..*",
+    r"CronJob/zarrmill-backfill\.spec\.jobTemplate\.spec\.(completions|parallelism)",
     r"CronJob/zarrmill-forward\.spec\.(suspend|schedule)",
     r"CronJob/.*\.containers\.0\.(image|env\.0\.value)",
 )
@@ -129,6 +130,13 @@ def test_mounted_configuration_is_one(overlay, tmp_path):
     assert date.fromisoformat(dates["FROM"]) <= date.fromisoformat(dates["TO"])
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_backfill_knows_how_many_completions_its_job_has(overlay):
+    n = objects(overlay)["CronJob", "zarrmill-backfill"]["spec"]["jobTemplate"]["spec"]["completions"]
+    assert objects(overlay)["ConfigMap", "zarrmill-backfill"]["data"]["COMPLETIONS"] == str(n)
+    assert {"configMapRef": {"name": "zarrmill-backfill"}} in pod_of(overlay, "zarrmill-backfill")["containers"][0]["envFrom"]
+
+
 def test_quota_has_room_for_the_jobs_of_the_profile():
     profile = yaml.safe_load((ROOT / "profiles/ovh/config.v9+.yaml").read_text())
     hard = objects("production")["ResourceQuota", "zarrmill"]["spec"]["hard"]
@@ -192,6 +200,13 @@ def test_shards_that_failed_products_are_done_with_and_others_go_on(cluster):
     assert (status["succeeded"], status["failed"]) == (19, 1)
     assert sorted(logs(cluster)) == sorted(f"2025-01-01 {index}\n" for index in range(20))
     assert cluster.kubelet.n_most == 2
+
+
+def test_backfill_with_a_wrong_configuration_ends_at_once(cluster):
+    admitted(cluster)
+    status = ended(cluster, jobs_from(cluster, "zarrmill-backfill", ["exit 2"]))
+    assert status["conditions"][-1]["reason"] == "PodFailurePolicy"
+    assert len(cluster.kubelet.pods) <= 2
 
 
 @pytest.mark.parametrize(("code", "n_tries"), [(2, 1), (4, 1), (6, 4)])

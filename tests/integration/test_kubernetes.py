@@ -31,6 +31,7 @@ from zarrmill.sample.s1 import GrdSpec, build_grd, grd_item, synthetic_scene
 
 NS = "zarrmill-staging"
 DRIVER = f"system:serviceaccount:{NS}:zarrmill-driver"
+CONFIGMAPS = BY_RESOURCE["", "configmaps"]
 SECRETS = BY_RESOURCE["", "secrets"]
 
 
@@ -59,6 +60,13 @@ class Namespace:
         spec["template"]["spec"]["containers"][0]["args"] += ["--seconds-between-status-checks", "1", *options]
         return self.cluster.create(JOBS, NS, {"metadata": {"name": "run"}, "spec": spec})
 
+    def start_backfill(self, first: str, last: str, *, n_products: int, completions: int) -> Object:
+        """Start a backfill with what the overlay says, but for the values that the guide says to set."""
+        config = next(one for one in self.cluster.store.find(CONFIGMAPS, NS) if one["metadata"]["name"] == "zarrmill-backfill")
+        config["data"] = {"FROM": first, "TO": last, "SHARD_PRODUCTS": f"{n_products}", "COMPLETIONS": f"{completions}"}
+        spec = json.loads(json.dumps(objects("staging")["CronJob", "zarrmill-backfill"]["spec"]["jobTemplate"]["spec"]))
+        return self.cluster.create(JOBS, NS, {"metadata": {"name": "run"}, "spec": {**spec, "completions": completions}})
+
     def finish(self, run: Object) -> str:
         """Wait for the end of a run; return how it ended."""
         until(lambda: run["status"].get("conditions"), timeout_s=120)
@@ -81,9 +89,9 @@ class Namespace:
         names = [v["metadata"]["name"] for kind in (JOBS, PODS, SECRETS) for v in self.cluster.store.find(kind)]
         return [name for name in names if name not in own and not name.startswith("run-")]
 
-    def done(self) -> Counter[str]:
+    def done(self, run: str = "test") -> Counter[str]:
         """Targets of products in the bucket, by stage."""
-        keys = [key.split("/") for key in self.bucket.keys("state/test/")]
+        keys = [key.split("/") for key in self.bucket.keys(f"state/{run}/")]
         return Counter(key[4] for key in keys if len(key) == 6 and key[5].endswith(".json") and key[3].isdigit())
 
     def failures(self) -> list[FailureRecord]:
@@ -99,9 +107,9 @@ class Namespace:
 @pytest.fixture
 def namespace(
     cluster: KubernetesServer, s3_bucket: Bucket, workspace: Callable[..., Workspace], tmp_path: Path
-) -> Iterator[Callable[[int], Namespace]]:
+) -> Iterator[Callable[..., Namespace]]:
     with file_server(tmp_path) as web:
-        yield lambda n: Namespace.create(cluster, s3_bucket, workspace(n_days=1, products_per_day=n), web)
+        yield lambda n, n_days=1: Namespace.create(cluster, s3_bucket, workspace(n_days=n_days, products_per_day=n), web)
 
 
 def disk_of(job: Object) -> str:
@@ -225,6 +233,35 @@ def test_product_that_cannot_be_converted_stops_no_other_and_ends_the_run_for_go
     assert all('"event": "failed"' in one.excerpt and "ZM-SRC-MISSING" in one.excerpt for one in space.failures())
     assert len(space.jobs) == 3
     assert space.left() == []
+
+
+def test_each_index_of_a_backfill_builds_its_shard_and_the_same_again_builds_nothing(namespace):
+    space = namespace(1, n_days=2)
+    run = space.start_backfill("2025-01-13", "2025-01-14", n_products=1, completions=2)
+    assert space.finish(run) == "Complete", space.output
+    name = "test-20250113-20250114"
+    assert [space.done(f"{name}-{index:04d}") for index in range(2)] == [
+        dict.fromkeys(("plan", "convert", "validate", "stac"), 1)
+    ] * 2
+    assert space.sealed() == 2
+    assert f"state/{name}/backfill.json" in space.bucket.keys("state/")
+    assert [f"state/{name}-{index:04d}/report/index.html" in space.bucket.keys("state/") for index in range(2)] == [True, True]
+    assert "backfill test-20250113-20250114: 2 products listed in 2 shards" in space.output
+    n_jobs = len(space.jobs)
+    space.cluster.controller.delete(JOBS, NS, "run")
+    assert space.left() == []
+    again = space.start_backfill("2025-01-13", "2025-01-14", n_products=1, completions=2)
+    assert space.finish(again) == "Complete", space.output
+    assert len(space.jobs) == n_jobs
+
+
+def test_backfill_with_more_shards_than_completions_is_refused(namespace):
+    space = namespace(1, n_days=2)
+    run = space.start_backfill("2025-01-13", "2025-01-14", n_products=1, completions=1)
+    assert space.finish(run) == "Failed"
+    assert run["status"]["conditions"][-1]["reason"] == "PodFailurePolicy"
+    assert "2 shards, but the Job has 1 completions, so the others would never be built; set COMPLETIONS" in space.output
+    assert space.jobs == []
 
 
 def test_driver_that_was_killed_is_replaced_and_nothing_is_converted_twice(namespace):
