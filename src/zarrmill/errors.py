@@ -203,6 +203,15 @@ UNKNOWN_CODE = "ZM-UNKNOWN"
 UNKNOWN_ADVICE = "No error of zarrmill's. Read the log; report it with the log."
 
 
+PERMANENT = frozenset(
+    f"{c.prefix}-{kind.upper()}"
+    for c in (SourceError, ConformanceError)
+    for kind in c.kinds
+    if kind not in c.retryable_kinds and kind != "denied"  # rights and keys are mended beside a run
+)
+"""Codes of errors that the same try meets again as long as nobody mends the source."""
+
+
 def advice(code: str) -> str:
     """Return what to do about an error code."""
     return CODES.get(code, UNKNOWN_ADVICE)

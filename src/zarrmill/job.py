@@ -15,12 +15,13 @@ from zarrmill.config import Recipe, Settings, load_recipes, parse_settings, prod
 from zarrmill.core.excerpt import excerpt, secrets_of
 from zarrmill.errors import EXIT_FAILED, UNKNOWN_CODE, ConfigError, ConformanceError, ZarrmillError
 from zarrmill.io import bucket
-from zarrmill.io.failed import keep_failure, tail_of
+from zarrmill.io.failed import final_failure, keep_failure, tail_of
 from zarrmill.io.measure import Meter
 from zarrmill.io.places import Place, place_of
 from zarrmill.io.process import keep_memory, tell
 from zarrmill.io.progress import progress_of
 from zarrmill.io.record import read_record
+from zarrmill.io.session import session
 from zarrmill.io.state import Failures, State
 from zarrmill.model import FailureRecord, PlanRecord, Product, ValidationReport, Verdict
 
@@ -58,11 +59,13 @@ def product_job(stage: str, *, plan: str, config: Mapping[str, Any], log: str) -
         record = read_record(PlanRecord, place_of(plan))
         product = record.product
         kept = state.log(stage, product)
-        attempt = Failures(state).next_attempt(product)
+        known = Failures(state).of(product)
+        attempt = max((one.attempt for one in known), default=0) + 1
         structlog.contextvars.bind_contextvars(run=settings.run, product=product.name, stage=stage, attempt=attempt)
         logger = structlog.get_logger()
         logger.info("started")
         with _shipped(Path(log), kept):
+            _give_up(final_failure(known, stage))
             try:
                 recipe = _planned_recipe(settings, product)
                 with progress_of(state, product, stage) as tick:
@@ -79,6 +82,15 @@ def product_job(stage: str, *, plan: str, config: Mapping[str, Any], log: str) -
                 _record_failure(replace(failure, excerpt=excerpt(tail_of(Path(log)), secrets_of(os.environ))), state)
                 tell(f"{stage} {product.product_id}: {error}")
                 raise SystemExit(code) from error
+
+
+def _give_up(failure: FailureRecord | None) -> None:
+    """End a try that would meet the same failure again: nothing is read, and the record of the first one stands."""
+    if failure is None:
+        return
+    structlog.get_logger().error("given up", code=failure.code, message=failure.message, first=failure.measured.attempt)
+    tell(f"{failure.stage} {failure.product.product_id}: {failure.code} as before, not tried again: {failure.message}")
+    raise SystemExit(EXIT_FAILED)
 
 
 def settings_of(config: Mapping[str, Any]) -> Settings:
@@ -174,6 +186,7 @@ def _failure_of(
         log=log,
         findings=error.findings if isinstance(error, ConformanceError) else (),
         measured=replace(meter.measured(), attempt=attempt),
+        session=session(),
     )
 
 

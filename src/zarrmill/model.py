@@ -186,6 +186,8 @@ class FailureRecord:
     measured: Measured
     excerpt: str = ""
     """End of the job's log, bounded and without secrets."""
+    session: str = ""
+    """Session of the driver whose try this was; empty where jobs do not know it."""
 
 
 @dataclass(frozen=True, slots=True)

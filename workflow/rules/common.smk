@@ -8,10 +8,12 @@ from zarrmill.config import load_recipes, parse_settings
 from zarrmill.core.room import disk_mb
 from zarrmill.errors import ConfigError, UnknownStateError, ZarrmillError
 from zarrmill.io import bucket
+from zarrmill.io.failed import SHORT_OF_DISK, SHORT_OF_MEMORY, share_of
 from zarrmill.io.lock import RunLock
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.objects import local_path
 from zarrmill.io.pods import fence_executor
+from zarrmill.io.session import begin_session
 from zarrmill.io.state import State
 from zarrmill.io.targets import check_provider, fence_plugin, target_root
 
@@ -20,6 +22,10 @@ def stop(error):
     """End this driver before anything is decided, with the exit code of the error."""
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
+
+
+if workflow.is_main_process:
+    begin_session()
 
 
 def note_ended(pod):
@@ -131,28 +137,32 @@ def item_digest(wildcards):
 
 def memory_mb(wildcards, attempt):
     """Return the memory that a job of one product asks for; more after it was not enough."""
-    return PRODUCTS[wildcards.product].mem_mb * attempt + SNAKEMAKE_MB
+    product = PRODUCTS[wildcards.product]
+    times = share_of(STATE, product, attempt, SHORT_OF_MEMORY)
+    return product.mem_mb * times + SNAKEMAKE_MB
 
 
 def convert_disk_mb(wildcards, attempt):
     """Return the disk that converting one product takes beside its store; more after it was not enough."""
-    return disk_of(PRODUCTS[wildcards.product], spools=True) * attempt
+    return disk_of(wildcards, attempt, spools=True)
 
 
 def validate_disk_mb(wildcards, attempt):
     """Return the disk that validating one product takes; more after it was not enough."""
-    return disk_of(PRODUCTS[wildcards.product], spools=False) * attempt
+    return disk_of(wildcards, attempt, spools=False)
 
 
-def disk_of(product, spools):
+def disk_of(wildcards, attempt, spools):
     """Return the disk that one product takes on the machine of its job."""
-    return disk_mb(
+    product = PRODUCTS[wildcards.product]
+    once = disk_mb(
         product,
         remote=local_path(product.href) is None,
         stages=SETTINGS.source.fetch == "stage",
         spools=spools,
         max_gb=SETTINGS.source.staging.max_gb,
     )
+    return once * share_of(STATE, product, attempt, SHORT_OF_DISK)
 
 
 wildcard_constraints:

@@ -27,6 +27,7 @@ from typing import Any
 
 from zarrmill.errors import ConfigError, UnknownStateError
 from zarrmill.io.pod_ends import EndedPod, PodEnds, usefulness
+from zarrmill.io.session import SESSION, session
 
 EXECUTOR = "snakemake-executor-plugin-kubernetes"
 KNOWN_VERSION = "0.5.1"
@@ -229,7 +230,9 @@ def _writes(client: Any, template: Body, ends: PodEnds) -> None:
         targets = targets_of(job)
         ends.targets[job["metadata"]["name"]] = tuple(targets)
         job["metadata"].setdefault("annotations", {})[TARGETS] = " ".join(targets)
-        image = job["spec"]["template"]["spec"]["containers"][0]["image"]
+        container = job["spec"]["template"]["spec"]["containers"][0]
+        container["env"] = [*(container.get("env") or ()), {"name": SESSION, "value": session()}]
+        image = container["image"]
         if not re.search(r"@sha256:[0-9a-f]{64}$", image):
             # The executor shows this class in one line, any other with its traceback.
             text = f"container image {image}: expected NAME@sha256:..., a tag may move during a run; set ZARRMILL_IMAGE"

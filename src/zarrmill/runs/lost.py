@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 
 from zarrmill.core.excerpt import excerpt, secrets_of
 from zarrmill.errors import UNKNOWN_CODE, CapacityError
-from zarrmill.io.failed import keep_failure
+from zarrmill.io.failed import final_failure, keep_failure
 from zarrmill.io.pod_ends import EndedPod
 from zarrmill.io.progress import read_heartbeat
+from zarrmill.io.session import session
 from zarrmill.io.state import PRODUCT_STAGES, Failure, Failures, State
 from zarrmill.model import FailureRecord, Measured, Product
 
@@ -40,7 +41,7 @@ def record_lost(state: State, products: Mapping[str, Product], run: str, pod: En
             continue
         found = Failures(state).of(product)
         missing = [stage for stage in stages if not state.target(stage, product).exists()]
-        if missing and not _is_told(found, known.get(name), pod):
+        if missing and not _is_told(found, known.get(name), pod) and not final_failure(found, missing[0]):
             keep_failure(_record(state, product, run, missing, pod, found), state)
             found = Failures(state).of(product)
             n_written += 1
@@ -86,6 +87,7 @@ def _record(state: State, product: Product, run: str, missing: list[str], pod: E
         findings=(),
         measured=Measured(attempt=max((one.attempt for one in found), default=0) + 1),
         excerpt=excerpt(pod.log, secrets_of(os.environ)),
+        session=session(),
     )
 
 
