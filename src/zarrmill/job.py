@@ -64,8 +64,8 @@ def product_job(stage: str, *, plan: str, config: Mapping[str, Any], log: str) -
         structlog.contextvars.bind_contextvars(run=settings.run, product=product.name, stage=stage, attempt=attempt)
         logger = structlog.get_logger()
         logger.info("started")
+        _give_up(final_failure(known, stage))
         with _shipped(Path(log), kept):
-            _give_up(final_failure(known, stage))
             try:
                 recipe = _planned_recipe(settings, product)
                 with progress_of(state, product, stage) as tick:
@@ -85,7 +85,7 @@ def product_job(stage: str, *, plan: str, config: Mapping[str, Any], log: str) -
 
 
 def _give_up(failure: FailureRecord | None) -> None:
-    """End a try that would meet the same failure again: nothing is read, and the record of the first one stands."""
+    """End a try that would meet the same failure again: nothing is read, and record and log of the first one stand."""
     if failure is None:
         return
     structlog.get_logger().error("given up", code=failure.code, message=failure.message, first=failure.measured.attempt)
