@@ -11,6 +11,7 @@ from builders import build_test_product
 from fault_proxy import FaultProxy, fault_proxy
 from hypothesis import settings
 from k8s_server import KubernetesServer, make_image
+from kubernetes_run import policies
 from s3_server import Bucket, S3Server, bucket, s3_server
 from workspace import ROOT, Workspace
 
@@ -75,7 +76,7 @@ def _no_client_of_an_earlier_test() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """An S3 server for the whole session."""
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+    with s3_server(tmp_path_factory.mktemp("s3"), policies()) as server:
         yield server
 
 

@@ -53,15 +53,22 @@ def backfill(
         bool, typer.Option("--forward", help="One run, <run>-forward, whose days may move on: what it did before stays done.")
     ] = False,
     shard_products: Annotated[
-        int | None, typer.Option(min=1, help="Products of a shard, about; days are never divided. 500 by default.")
+        int | None,
+        typer.Option(min=1, envvar="SHARD_PRODUCTS", help="Products of a shard, about; days are never divided. 500 by default."),
     ] = None,
     shards: Annotated[int, typer.Option(min=1, help="Shards that run at once.")] = 1,
     shard_index: Annotated[
         int | None,
         typer.Option(min=0, envvar="JOB_COMPLETION_INDEX", help="Only this shard; an indexed Job of Kubernetes gives it."),
     ] = None,
-    session: Annotated[str, typer.Option(envvar="ZARRMILL_SESSION", hidden=True)] = "",
+    session: Annotated[str, typer.Option(envvar="ZARRMILL_BACKFILL_SESSION", hidden=True)] = "",
     oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Instead of source.order.")] = False,
+    completions: Annotated[
+        int | None,
+        typer.Option(
+            min=1, envvar="COMPLETIONS", help="Shards that the indexed Job has drivers for; fewer than there are is an error."
+        ),
+    ] = None,
     canary: Annotated[int, typer.Option(min=0, help="Products that must succeed before anything else is begun.")] = 3,
     max_products: Annotated[int | None, typer.Option(min=1, help="End after so many products were begun.")] = None,
     max_failures: Annotated[int | None, typer.Option(min=1, help="End when so many products failed.")] = None,
@@ -98,6 +105,8 @@ def backfill(
     else:
         cuts = _cuts(settings, begin, end, shard_products, keep=not dry_run)
         found = [(run_name(settings, index), shard) for index, shard in enumerate(cuts)]
+        if shard_index is not None:
+            _check_completions(settings, len(found), completions)
     if shard_index is not None:
         asked = found[shard_index : shard_index + 1]
     else:
@@ -252,6 +261,14 @@ def _cuts(settings: "Settings", first: date, last: date, n_products: int | None,
             "take another --name to cut them anew"
         )
     return cuts.shards
+
+
+def _check_completions(settings: "Settings", n_shards: int, completions: int | None) -> None:
+    """Raise ConfigError: the indexed Job has fewer completions than there are shards."""
+    if completions is None or n_shards <= completions:
+        return
+    text = f"{settings.run}: {n_shards} shards, but the Job has {completions} completions, so the others would never be built"
+    raise ConfigError(f"{text}; set COMPLETIONS of ConfigMap zarrmill-backfill to {n_shards}, start the Job anew", kind="usage")
 
 
 def _forward(settings: "Settings", first: date, last: date, *, count: bool) -> "list[tuple[str, Shard]]":

@@ -38,6 +38,7 @@ MAY_DIFFER = (
     r"RoleBinding/.*\.subjects\.0\.namespace",
     r"ResourceQuota/.*\.spec\.hard\..*",
     r"ConfigMap/zarrmill-(config|place|backfill)\.data\..*",
+    r"CronJob/zarrmill-backfill\.spec\.jobTemplate\.spec\.(completions|parallelism)",
     r"CronJob/zarrmill-forward\.spec\.(suspend|schedule)",
     r"CronJob/.*\.containers\.0\.(image|env\.0\.value)",
 )
@@ -216,6 +217,12 @@ def test_the_example_of_another_port_works_as_it_stands(overlay, tmp_path):
         assert {"protocol": "TCP", "port": 9000} in bodies[f"zarrmill-{who}"]["spec"]["egress"][0]["ports"]
 
 
+def test_backfill_knows_how_many_completions_its_job_has(overlay):
+    n = objects(overlay)["CronJob", "zarrmill-backfill"]["spec"]["jobTemplate"]["spec"]["completions"]
+    assert objects(overlay)["ConfigMap", "zarrmill-backfill"]["data"]["COMPLETIONS"] == str(n)
+    assert {"configMapRef": {"name": "zarrmill-backfill"}} in pod_of(overlay, "zarrmill-backfill")["containers"][0]["envFrom"]
+
+
 def test_quota_has_room_for_the_jobs_of_the_profile():
     profile = yaml.safe_load((ROOT / "profiles/ovh/config.v9+.yaml").read_text())
     hard = objects("production")["ResourceQuota", "zarrmill"]["spec"]["hard"]
@@ -273,13 +280,20 @@ def test_pod_of_a_job_is_let_in_and_has_no_account(cluster):
 
 def test_shards_that_failed_products_are_done_with_and_others_go_on(cluster):
     admitted(cluster)
-    script = "echo $FROM $JOB_COMPLETION_INDEX $ZARRMILL_SESSION; [ $JOB_COMPLETION_INDEX != 1 ] || exit 4"
+    script = "echo $FROM $JOB_COMPLETION_INDEX $ZARRMILL_BACKFILL_SESSION; [ $JOB_COMPLETION_INDEX != 1 ] || exit 4"
     job = jobs_from(cluster, "zarrmill-backfill", [script])
     status = ended(cluster, job)
     assert (status["succeeded"], status["failed"]) == (19, 1)
     session = job["metadata"]["uid"]
     assert sorted(logs(cluster)) == sorted(f"2025-01-01 {index} {session}\n" for index in range(20)), "one canary for all"
     assert cluster.kubelet.n_most == 2
+
+
+def test_backfill_with_a_wrong_configuration_ends_at_once(cluster):
+    admitted(cluster)
+    status = ended(cluster, jobs_from(cluster, "zarrmill-backfill", ["exit 2"]))
+    assert status["conditions"][-1]["reason"] == "PodFailurePolicy"
+    assert len(cluster.kubelet.pods) <= 2
 
 
 @pytest.mark.parametrize(("code", "n_tries"), [(2, 1), (4, 1), (6, 4)])

