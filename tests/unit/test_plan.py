@@ -352,7 +352,7 @@ class TestCost:
 
     @pytest.fixture
     def paid(self, run: Run) -> Run:
-        prices = price_list(core_hour_eur=3600 / (67_680 / 125e6), gb_month_eur=0, put_1000_eur=0)
+        prices = price_list(core_hour_eur=3600 / (67_680 / 125e6 + 10), gb_month_eur=0, put_1000_eur=0)
         prices["jobs"]["assumed"] = prices["gb_month_eur"]["assumed"] = True
         run.prices = str(run.root / "prices.yaml")
         Path(run.prices).write_text(json.dumps(prices))
@@ -360,10 +360,10 @@ class TestCost:
 
     def test_cost_range_assumed_figures_and_the_binding_limit_are_told(self, paid: Run) -> None:
         lines = list(paid.plan().lines())
-        assert "cost: €3.00 (€2.21–6.25): compute €3.00, storage €0.00 for 2 months, requests €0.00" in lines, "170 and 60 MB/s"
+        assert "cost: €3.00 (€3.00): compute €3.00, storage €0.00 for 2 months, requests €0.00" in lines
         assert "prices of 2025-06-01; assumed, not looked up: €0 a GB and month, 4 at once" in lines
         bound = next(line for line in lines if line.startswith("pace: "))
-        assert bound.startswith("pace: 2,880 products/h, bound by conversion (4 at once, 0.000541 core seconds each on 2 threads")
+        assert bound.startswith("pace: 2,880 products/h, bound by conversion (4 at once, 10 core seconds each on 2 threads)")
         assert any("60 to 170 MB/s a core" in line for line in lines)
 
     def test_plan_json_and_page_have_them_too_and_do_not_change(self, paid: Run) -> None:
@@ -371,7 +371,8 @@ class TestCost:
         before = snapshot(paid.root / "results")
         body = json.loads(paid.state.plan_json.read_text())
         assert body["cost"]["to_do"] == body["cost"]["manifest"]
-        assert (body["cost"]["to_do"]["eur"], body["cost"]["to_do"]["high_eur"]) == (3.0, 6.25)
+        high = 3 * (67_680 / 60e6 + 10) / (67_680 / 125e6 + 10)
+        assert (body["cost"]["to_do"]["eur"], body["cost"]["to_do"]["high_eur"]) == (3.0, round(high, 6)), "at 60 MB/s"
         assert body["cost"]["assumed"] == ["€0 a GB and month"]
         assert body["pace"] == [{"limit": "conversion", "products_per_hour": 2879.8}]
         assert body["prices"]["core_hour_eur"]["source"] == "a test"

@@ -206,7 +206,7 @@ def test_cost_is_planned_against_measured(tmp_path: Path) -> None:
     assert failed.cost is not None
     assert failed.cost.eur == pytest.approx(2 * 12.5 / 1000), "what failed has held its cores too"
     assert cost.actual.eur == pytest.approx(sum(one.cost.eur for one in summary.measured.products.values() if one.cost))
-    each = 1.9 / 125 + 1.9 / 3.5 * 2 + 3.8
+    each = 1.9 / 125 + 0.01 + 1.9 / 3.5 * 2 + 3.8
     assert (cost.planned.eur, cost.planned_done.eur) == pytest.approx((3 * each, 2 * each))
     assert json_of(run)["measured"]["cost"]["assumed"] == ["€3.6 a core hour"]
     assert f"It cost €{cost.actual.eur:.2f}, planned was €{2 * each:.2f} for what is converted" in story.story(summary)

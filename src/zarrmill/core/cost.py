@@ -14,8 +14,8 @@ from zarrmill.prices import Cost, Prices
 
 SPEED_LOW, SPEED_HIGH = 60e6, 170e6
 """Decoded source bytes that one core converts and validates in a second: of the range of a cost, the slow and the fast end."""
-START_S = 5.0
-"""Seconds for the start of the processes of a product, whatever its size; they bound the pace of small ones."""
+START_CORE_S = 10.0
+"""Core seconds of a product whatever its size: its processes start, on two cores. Most of what a small one takes."""
 SOURCE_RATIO = 3.0
 """Decoded bytes for one byte that the source sends: a Sentinel-2 L2A tile of 3.7 GB is published in 1.2 GB."""
 
@@ -57,12 +57,14 @@ def planned_cost(product: Product, prices: Prices, *, converted: bool = False) -
 
     The range takes the slow speed together with the poor compression, and the fast one with the good.
     """
+    if not product.n_bytes:
+        return Cost()
     ratio = RADAR if product.product_type.startswith("S01") else OPTICAL
     n_objects = 0 if converted else product.n_objects
     stored = 0 if converted else product.n_bytes
 
     def at(speed: float, divisor: float) -> Cost:
-        return actual_cost(product.n_bytes / speed, stored / divisor, n_objects, prices)
+        return actual_cost(product.n_bytes / speed + START_CORE_S, stored / divisor, n_objects, prices)
 
     told = at(DECODED_BYTES_PER_CORE_S, ratio.expected)
     low, high = at(SPEED_HIGH, ratio.high).eur, at(SPEED_LOW, ratio.low).eur
@@ -102,12 +104,12 @@ def limits(products: Sequence[Product], prices: Prices, settings: Settings) -> t
     known = [product for product in products if product.n_bytes]
     if not known:
         return ()
-    core_s = sum(product.n_bytes for product in known) / len(known) / DECODED_BYTES_PER_CORE_S
+    core_s = sum(product.n_bytes for product in known) / len(known) / DECODED_BYTES_PER_CORE_S + START_CORE_S
     n_objects = sum(product.n_objects for product in known) / len(known)
     jobs, puts, sent = prices.jobs.value, prices.put_limit_per_s.value, prices.source_mb_per_s.value
     threads, n_reads = settings.threads, 1 if settings.source.fetch == "stage" else 2
-    words = f"{jobs:g} at once, {core_s:.3g} core seconds each on {threads} threads and {START_S:g} s to start"
-    found = [Limit("conversion", jobs / (core_s / threads + START_S) * 3600, words, "jobs")]
+    words = f"{jobs:g} at once, {core_s:.3g} core seconds each on {threads} threads"
+    found = [Limit("conversion", jobs * threads / core_s * 3600, words, "jobs")]
     if settings.store_root.startswith("s3://"):
         words = f"{puts:g} requests a second, {n_objects:.0f} objects each"
         found.append(Limit("PUT limit", puts / n_objects * 3600, words, "put_limit_per_s"))
