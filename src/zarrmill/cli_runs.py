@@ -60,7 +60,7 @@ def backfill(
         int | None,
         typer.Option(min=0, envvar="JOB_COMPLETION_INDEX", help="Only this shard; an indexed Job of Kubernetes gives it."),
     ] = None,
-    session: Annotated[str, typer.Option(envvar="ZARRMILL_SESSION", hidden=True)] = "",
+    session: Annotated[str, typer.Option(envvar="ZARRMILL_BACKFILL_SESSION", hidden=True)] = "",
     oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Instead of source.order.")] = False,
     canary: Annotated[int, typer.Option(min=0, help="Products that must succeed before anything else is begun.")] = 3,
     max_products: Annotated[int | None, typer.Option(min=1, help="End after so many products were begun.")] = None,

@@ -192,7 +192,7 @@ def test_pod_of_a_job_is_let_in_and_has_no_account(cluster):
 
 def test_shards_that_failed_products_are_done_with_and_others_go_on(cluster):
     admitted(cluster)
-    script = "echo $FROM $JOB_COMPLETION_INDEX $ZARRMILL_SESSION; [ $JOB_COMPLETION_INDEX != 1 ] || exit 4"
+    script = "echo $FROM $JOB_COMPLETION_INDEX $ZARRMILL_BACKFILL_SESSION; [ $JOB_COMPLETION_INDEX != 1 ] || exit 4"
     job = jobs_from(cluster, "zarrmill-backfill", [script])
     status = ended(cluster, job)
     assert (status["succeeded"], status["failed"]) == (19, 1)

@@ -167,7 +167,7 @@ def test_oldest_days_are_built_first_when_asked_for(work: Workspace) -> None:
 
 
 def test_drivers_of_other_shards_obey_the_verdict_on_the_canary(work: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ZARRMILL_SESSION", "first")
+    monkeypatch.setenv("ZARRMILL_BACKFILL_SESSION", "first")
     broken = newest(work)[0]
     good = broken.with_suffix(".good")
     shutil.copytree(broken, good)
@@ -182,7 +182,7 @@ def test_drivers_of_other_shards_obey_the_verdict_on_the_canary(work: Workspace,
     assert stores(work) == {}
     shutil.rmtree(broken)
     good.rename(broken)
-    monkeypatch.setenv("ZARRMILL_SESSION", "second")
+    monkeypatch.setenv("ZARRMILL_BACKFILL_SESSION", "second")
     assert backfill(work, "--canary", "1", "--shard-index", "0").returncode == EXIT_OK
     done = backfill(work, "--canary", "1", "--shard-index", "1")
     assert (done.returncode, len(stores(work))) == (EXIT_OK, 4), done.stdout + done.stderr

@@ -1,7 +1,7 @@
 """The verdict on a canary, ``<state_root>/<backfill>/canary.json``: one driver of a backfill tries, all of them obey.
 
 A verdict holds for one session, which is all drivers that were started together: those of one indexed Job. The environment
-(``ZARRMILL_SESSION``) names it; without, every verdict counts, also an old one, and says when it was given.
+(``ZARRMILL_BACKFILL_SESSION``) names it; without, every verdict counts, also an old one, and says when it was given.
 """
 
 import json
