@@ -18,6 +18,7 @@ REPEATS ?= 3
 WITH_OTHERS ?= 1
 BIG ?= 0
 BASE ?=
+LOCAL_BASE ?= 0
 TAG ?= zarrmill:dev
 BUILDER ?= docker
 
@@ -101,7 +102,8 @@ install-profiles: setup  ## Make `snakemake --profile ovh` work from any folder:
 	echo "profiles: $$(cd profiles && echo *) in $$folder"
 
 image:  ## Build the container image (BASE=NAME:TAG@sha256:... TAG=zarrmill:dev BUILDER=docker)
-	@[ -n "$(BASE)" ] || { echo "BASE=NAME:TAG@sha256:... of an image with Python 3.12 or newer is needed"; exit 2; }
+	@[[ "$(BASE)" =~ @sha256:[0-9a-f]{64}$$ || ( -n "$(BASE)" && "$(LOCAL_BASE)" = 1 ) ]] || { \
+	  echo "BASE=NAME:TAG@sha256:... of an image with Python 3.12 or newer is needed; LOCAL_BASE=1 allows one without digest"; exit 2; }
 	$(BUILDER) build --build-arg BASE=$(BASE) --file deploy/docker/Dockerfile --tag $(TAG) .
 
 test: setup servers  ## Run every test, with coverage

@@ -16,13 +16,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
-Kind = Literal["answer", "refuse", "latency", "hang", "cut", "reset", "throttle", "lost", "flip-up", "flip-down"]
+from signing import without
+
+Kind = Literal["answer", "refuse", "latency", "hang", "cut", "reset", "throttle", "lost", "strip", "flip-up", "flip-down"]
 """What happens to a request.
 
 ``answer`` gives ``status`` and an S3 error with ``code`` instead of passing the request on; ``refuse`` resets the connection at
 once; ``latency`` waits ``seconds`` first; ``hang`` says nothing for ``seconds``, then closes; ``cut`` closes and ``reset`` resets
-after ``n_bytes`` of the answer's body; ``throttle`` passes ``rate`` bytes a second each way; ``lost`` passes the request on and
-resets instead of answering; ``flip-up`` and ``flip-down`` change one byte in the middle of the body sent or received.
+after ``n_bytes`` of the answer's body; ``throttle`` passes ``rate`` bytes a second each way; ``lost`` passes the request on
+and resets instead of answering; ``strip`` passes it on without the header ``header``; ``flip-up`` and ``flip-down`` change one
+byte in the middle of the body sent or received.
 """
 
 _PIECE = 1 << 16
@@ -48,6 +51,8 @@ class Rule:
     code: str = "SlowDown"
     retry_after: str | None = None
     """``Retry-After`` header of an answer."""
+    header: str = ""
+    """Name in small letters of the header that is taken away."""
     seconds: float = 30.0
     n_bytes: int = 0
     rate: float = 1e6
@@ -90,6 +95,11 @@ def expired(**options: object) -> Rule:
 def wrong_clock(**options: object) -> Rule:
     """The client's time is too far from the server's."""
     return Rule(kind="answer", status=403, code="RequestTimeTooSkewed", **options)  # type: ignore[arg-type]
+
+
+def no_conditions(**options: object) -> Rule:
+    """A service that ignores the conditions of conditional writes."""
+    return Rule(kind="strip", method="PUT|POST", header="if-none-match", **options)  # type: ignore[arg-type]
 
 
 def no_bucket(**options: object) -> Rule:
@@ -217,7 +227,7 @@ class _Connection:
             parts = urlsplit(self._proxy.upstream)
             self._server = await asyncio.open_connection(parts.hostname, parts.port, limit=1 << 20)
         server_reader, server_writer = self._server
-        server_writer.write(head)
+        server_writer.write(without(head, rule.header) if rule and kind == "strip" else head)
         up = asyncio.create_task(_pass_body(self._reader, server_writer, _length(head), rule if kind != "flip-down" else None))
         try:
             answer = await self._answer_head(server_reader)

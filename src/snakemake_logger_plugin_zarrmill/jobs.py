@@ -120,6 +120,7 @@ class Run:
     def failure_record(self, job: Job) -> "FailureRecord | None":
         """Return the newest failure record that this job left, or None."""
         from zarrmill.errors import ZarrmillError
+        from zarrmill.io.failed import final_failure
         from zarrmill.io.places import place_of
         from zarrmill.io.record import read_record
         from zarrmill.io.state import Failures, State
@@ -131,9 +132,9 @@ class Run:
         try:
             failures = Failures(State(place_of(part["root"]))).at(part["collection"], part["day"], part["product"])
             newest = next((one for one in reversed(failures) if one.stage == part["stage"]), None)
-            # A record from before this job does not explain it.
             if newest is None or newest.modified < job.started - 1:
-                return None
+                # A record from before this job does not explain it, unless that is why it gave up.
+                return final_failure(failures, part["stage"])
             return read_record(FailureRecord, newest.place)
         except ZarrmillError:
             return None

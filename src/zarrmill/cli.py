@@ -22,6 +22,8 @@ from zarrmill.io.state import State
 from zarrmill.model import ValidationReport
 
 bucket_app = typer.Typer(no_args_is_help=True, help="Buckets of state and stores: what they should be like, and making them so.")
+N_LOG_LINES = 8
+"""Lines of a log that ``failures`` shows where the log itself is gone."""
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(bucket_app, name="bucket")
 app.add_typer(cli_runs.app)
@@ -161,9 +163,10 @@ def failures(
 ) -> int:
     """Group the products that failed and did not succeed since; say what to do. The exit code is 4 when there are any."""
     from zarrmill.core.story import replay
+    from zarrmill.errors import advice, help_of
     from zarrmill.io.record import dumps
     from zarrmill.runs.cuts import runs_of
-    from zarrmill.runs.failures import advice, failures_json, find_failures, group, parse_since
+    from zarrmill.runs.failures import failures_json, find_failures, group, parse_since
 
     settings = configured(config, run)
     moment = parse_since(since, datetime.now(UTC)) if since else None
@@ -176,7 +179,10 @@ def failures(
         print(f"{one.failure_class}: {one.n} ({', '.join(f'{n} in {stage}' for stage, n in one.stages.items())})")
         for variant in one.variants:
             print(f"  {variant.n} × {variant.code}: {variant.line}\n      {variant.example}\n      {advice(variant.code)}")
-        print(f"  log of {one.example}: {one.log}")
+            print(f"      {help_of(variant.code)}")
+        print(f"  log of {one.example}: {one.log or 'went with its pod'}")
+        for line in one.excerpt.splitlines()[-N_LOG_LINES:] if not one.log else ():
+            print(f"    | {line}")
         print(f"  again: {replay('snakemake --profile profiles/local', one.targets)}\n")
     if not groups:
         print("no product failed")

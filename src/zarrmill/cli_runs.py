@@ -24,7 +24,7 @@ from zarrmill.cli_common import (
     exits,
     parse_duration,
 )
-from zarrmill.errors import EXIT_FAILED, EXIT_NOTHING, EXIT_OK, ConfigError, ZarrmillError
+from zarrmill.errors import EXIT_BOUND, EXIT_FAILED, EXIT_NOTHING, EXIT_OK, ConfigError, ZarrmillError
 from zarrmill.io.process import tell
 from zarrmill.prices import euro_range, euros, load_prices
 
@@ -53,7 +53,8 @@ def backfill(
         bool, typer.Option("--forward", help="One run, <run>-forward, whose days may move on: what it did before stays done.")
     ] = False,
     shard_products: Annotated[
-        int | None, typer.Option(min=1, help="Products of a shard, about; days are never divided. 500 by default.")
+        int | None,
+        typer.Option(min=1, envvar="SHARD_PRODUCTS", help="Products of a shard, about; days are never divided. 500 by default."),
     ] = None,
     shards: Annotated[int, typer.Option(min=1, help="Shards that run at once.")] = 1,
     shard_index: Annotated[
@@ -62,6 +63,12 @@ def backfill(
     ] = None,
     session: Annotated[str, typer.Option(envvar="ZARRMILL_BACKFILL_SESSION", hidden=True)] = "",
     oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Instead of source.order.")] = False,
+    completions: Annotated[
+        int | None,
+        typer.Option(
+            min=1, envvar="COMPLETIONS", help="Shards that the indexed Job has drivers for; fewer than there are is an error."
+        ),
+    ] = None,
     canary: Annotated[int, typer.Option(min=0, help="Products that must succeed before anything else is begun.")] = 3,
     max_products: Annotated[int | None, typer.Option(min=1, help="End after so many products were begun.")] = None,
     max_failures: Annotated[int | None, typer.Option(min=1, help="End when so many products failed.")] = None,
@@ -97,6 +104,8 @@ def backfill(
         found = _forward(settings, begin, end, count=dry_run)
     else:
         found = _cuts(settings, begin, end, shard_products, keep=not dry_run)
+        if shard_index is not None:
+            _check_completions(settings, len(found), completions)
     asked = _ordered(found, settings) if shard_index is None else found[shard_index : shard_index + 1]
     if dry_run or not asked:
         for run, shard in asked:
@@ -201,27 +210,38 @@ def audit(
 def clean(
     config: ConfigOption = DEFAULT_CONFIG,
     older_than: Annotated[str, typer.Option(help="Leave alone what changed within this time: 30m, 12h, 30d.")] = "30d",
-    execute: Annotated[bool, typer.Option("--execute", help="Remove them; without, they are only shown.")] = False,
+    execute: Annotated[int | None, typer.Option(min=1, help="Remove them: how many there are, as shown without.")] = None,
+    max_share: Annotated[float | None, typer.Option(min=0, max=1, help="Instead of clean.max_share.")] = None,
 ) -> int:
-    """Remove stores that no receipt and no plan names, and what unfinished ones left. Exit code 3 when there is nothing to do."""
-    from zarrmill.runs.audit import REMOVED, remove, young
+    """Remove stores that no receipt and no plan names, and what unfinished ones left; without --execute only show them.
+
+    Exit codes: 0 done, 2 another number was typed, 3 nothing to do, 4 some were left, 5 more than clean.max_share.
+    """
+    from zarrmill.runs import clean as cleaning
     from zarrmill.runs.audit import audit as compare
 
-    found = [one for one in compare(configured(config)).found if one.kind in REMOVED]
-    kept = young(found, parse_duration(older_than, "--older-than"))
+    settings = configured(config)
+    told = compare(settings)
+    found = cleaning.candidates(settings, told, parse_duration(older_than, "--older-than"), older_than)
+    chosen = [one for one in found if not one.kept]
     for one in found:
-        if one in kept:
-            print(f"kept, changed within {older_than}: {one.place}")
-            continue
-        if execute:
-            remove(one)
-        print(f"{'removed' if execute else 'to remove'}: {one.kind} {one.place}")
-    if len(found) == len(kept):
+        if one.kept:
+            print(f"kept, {one.kept}: {one.found.place}")
+        elif execute is None:
+            print(f"to remove: {one.found.kind} {one.found.place}, {one.size.n_objects} objects, {one.size.n_bytes} bytes")
+    if not chosen:
         print("nothing to remove")
         return EXIT_NOTHING
-    if not execute:
-        print("nothing was removed; run it with --execute")
-    return EXIT_OK
+    if execute is not None:
+        cleaning.check_count(chosen, execute)
+    refused = cleaning.over_cap(chosen, told, settings.clean.max_share if max_share is None else max_share)
+    if refused:
+        print(f"nothing was removed: {refused}")
+        return EXIT_BOUND
+    if execute is None:
+        print(f"nothing was removed; run it with --execute {len(chosen)}")
+        return EXIT_OK
+    return EXIT_FAILED if cleaning.remove(settings, chosen, print) else EXIT_OK
 
 
 def _ordered(found: "Sequence[tuple[str, Shard]]", settings: "Settings") -> "Sequence[tuple[str, Shard]]":
@@ -242,6 +262,14 @@ def _cuts(settings: "Settings", first: date, last: date, n_products: int | None,
             "take another --name to cut them anew"
         )
     return [(run_name(settings, index), shard) for index, shard in enumerate(cuts.shards)]
+
+
+def _check_completions(settings: "Settings", n_shards: int, completions: int | None) -> None:
+    """Raise ConfigError: the indexed Job has fewer completions than there are shards."""
+    if completions is None or n_shards <= completions:
+        return
+    text = f"{settings.run}: {n_shards} shards, but the Job has {completions} completions, so the others would never be built"
+    raise ConfigError(f"{text}; set COMPLETIONS of ConfigMap zarrmill-backfill to {n_shards}, start the Job anew", kind="usage")
 
 
 def _forward(settings: "Settings", first: date, last: date, *, count: bool) -> "Sequence[tuple[str, Shard]]":

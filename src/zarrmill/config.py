@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from zarrmill import FORMAT_VERSION
-from zarrmill.errors import ConfigError
+from zarrmill.errors import ConfigError, hidden
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
 """A name that is safe as a file name and as a key."""
@@ -27,6 +27,13 @@ class Model(BaseModel):
     """A part of a configuration file: frozen, refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True)
+
+    @field_validator("*")
+    @classmethod
+    def _no_user(cls, value: Any) -> Any:  # of any field
+        if isinstance(value, str) and hidden(value) != value:
+            raise ValueError("an address must not hold a user or password; put those of a catalogue into ~/.netrc")
+        return value
 
     def digest(self) -> str:
         """Return the sha256 of this model's canonical JSON: comments and key order do not matter, values do."""
@@ -151,6 +158,14 @@ class Recipe(Model):
     """What items hold."""
     memory_mb: int = Field(2000, ge=64)
     """Memory that one conversion or validation may use, in MB."""
+    storage_class: str | None = None
+    """Storage class of the objects of stores in a bucket, which stores that are there keep; null takes ``s3.storage_class``."""
+    fetch: Literal["direct", "stage"] | None = None
+    """How pixels come here, see ``source.fetch``; null takes it."""
+
+    def reading(self, source: "Source") -> "Source":
+        """Return how sources are read by this recipe."""
+        return source if self.fetch is None else source.model_copy(update={"fetch": self.fetch})
 
 
 class Staging(Model):
@@ -289,7 +304,7 @@ class BucketRules(Model):
     viewers: tuple[str, ...] = ()
     """Origins of web viewers that may read stores, e.g. ``https://viewer.example.org``."""
     public_read: bool = False
-    """Let everyone read the objects of stores."""
+    """Let everyone read the objects of stores, also of one that is being written by its name; no journal and no listing."""
 
     @field_validator("expire_days")
     @classmethod
@@ -299,6 +314,15 @@ class BucketRules(Model):
             if not address.startswith("s3://") or not bucket or not prefix.strip("/") or days < 1:
                 raise ValueError(f"{address}: {days} is not s3://bucket/prefix and at least one day")
         return value
+
+
+class Clean(Model):
+    """What `zarrmill clean` may remove of what belongs to no run."""
+
+    max_share: float = Field(0.2, ge=0, le=1)
+    """Most that is removed at once, as a share of all stores below ``store_root``; more is refused."""
+    protected: dict[str, str] = Field(default_factory=dict)
+    """Stores that stay, and why: shell pattern on a store's name, or on its key below ``store_root``, to the reason."""
 
 
 class Settings(Model):
@@ -314,6 +338,8 @@ class Settings(Model):
     """Object storage."""
     bucket_rules: BucketRules = BucketRules()
     """What the buckets of state and stores are to be like."""
+    clean: Clean = Clean()
+    """What `zarrmill clean` may remove."""
     source: Source
     """Where products come from."""
     recipes: tuple[str, ...] = Field(

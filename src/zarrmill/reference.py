@@ -9,7 +9,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from zarrmill.config import Recipe, Settings
 from zarrmill.core.checks import findings_markdown
-from zarrmill.errors import CODES, TREE
+from zarrmill.errors import CODES, EXIT_FAILED, TREE, UNKNOWN_ADVICE, UNKNOWN_CODE
 from zarrmill.io.record import SCHEMAS
 from zarrmill.prices import Prices
 
@@ -42,7 +42,7 @@ def write_reference(root: Path) -> list[Path]:
 
 
 def errors_markdown() -> str:
-    """Return ``docs/reference/errors.md``."""
+    """Return ``docs/reference/errors.md``: a heading a code, so that each has an anchor (``zarrmill.errors.help_of``)."""
     lines = ["# Error codes", "", "Generated from `src/zarrmill/errors.py`; do not edit.", ""]
     lines += ["| exit code | meaning |", "| --- | --- |"]
     meanings = {
@@ -58,9 +58,12 @@ def errors_markdown() -> str:
     lines += ["", "Snakemake itself ends with 1 when any job failed; `zarrmill summary` and `status` then end with 4."]
     for error in TREE:
         summary = (error.__doc__ or "").strip().splitlines()[0]
-        lines += ["", f"## {error.__name__} (exit {error.exit_code})", "", summary, ""]
-        lines += ["| code | what it means, what to do |", "| --- | --- |"]
-        lines += [f"| `{code}` | {text} |" for code, text in CODES.items() if code.startswith(f"{error.prefix}-")]
+        lines += ["", f"## {error.__name__} (exit {error.exit_code})", "", summary]
+        for code, text in CODES.items():
+            if code.startswith(f"{error.prefix}-"):
+                lines += ["", f"### {code}", "", text]
+    lines += ["", f"## Anything else (exit {EXIT_FAILED})", "", "An error that zarrmill does not know."]
+    lines += ["", f"### {UNKNOWN_CODE}", "", UNKNOWN_ADVICE]
     return "\n".join(lines) + "\n"
 
 

@@ -318,3 +318,15 @@ def test_storage_class_is_that_of_the_settings(s3_bucket):
         "small": "STANDARD_IA",
         "zarr.json": "STANDARD_IA",
     }
+
+
+def test_recipe_has_its_storage_class_and_keeps_its_names(shared_sources, s3_bucket):
+    buckets.use(S3(storage_class="STANDARD", part_mb=5))
+    plain = recipe_for("S02MSIL2A")
+    recipe = plain.model_copy(update={"storage_class": "STANDARD_IA"})
+    product = product_row(shared_sources["l2a"], recipe)
+    assert product.digest == product_row(shared_sources["l2a"], plain).digest
+    convert(product, recipe=recipe, store_root=s3_bucket.href("stores"), threads=2)
+    with closing(s3_bucket.client()) as client:
+        found = client.list_objects_v2(Bucket=s3_bucket.name, Prefix=f"stores/{product.store_path}/")["Contents"]
+    assert {item["StorageClass"] for item in found} == {"STANDARD_IA"}

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from zarrmill.cli import app
 from zarrmill.errors import EXIT_FAILED, EXIT_OK, ConfigError
 from zarrmill.io.progress import SILENT_S, ProgressFile, collect_progress
-from zarrmill.io.record import read_record
+from zarrmill.io.record import read_record, write_record
 from zarrmill.io.state import Failures
 from zarrmill.model import FailureRecord
 from zarrmill.runs.backfill import standing
@@ -49,6 +50,7 @@ def test_failures_of_four_classes_are_four_groups(run: FakeRun) -> None:
     assert {one["failure_class"]: one["n"] for one in answer["groups"]} == {kind[0]: 2 for kind in FAILURES}
     memory = next(one for one in answer["groups"] if one["failure_class"] == "capacity")
     assert "Raise `memory_mb`" in memory["advice"]["ZM-CAP-MEMORY"]
+    assert memory["help"] == {"ZM-CAP-MEMORY": "docs/reference/errors.md#zm-cap-memory"}
     assert all(target.startswith("results/demo/") and target.endswith(".json") for target in memory["targets"])
 
 
@@ -57,8 +59,31 @@ def test_people_read_example_log_advice_and_command(run: FakeRun) -> None:
     assert code == EXIT_FAILED
     assert output.startswith("source-timeout: 2 (2 in convert)\n  2 × ZM-SRC-TIMEOUT: ")
     assert "It is tried again; then replay." in output
+    assert "docs/reference/errors.md#zm-src-timeout" in output
     assert "again: snakemake --profile profiles/local results/demo/" in output
     assert "capacity" not in output
+
+
+def test_end_of_a_log_that_is_gone_is_shown(run: FakeRun) -> None:
+    failure = Failures(run.state).of(run.with_outcome("failed")[0])[-1]
+    record = replace(read_record(FailureRecord, failure.place), log="", excerpt="\n".join(f"line {n}" for n in range(20)))
+    write_record(record, failure.place)
+    _, output = told("failures", "--class", record.failure_class)
+    assert "went with its pod\n    | line 12\n" in output
+    assert "| line 19\n" in output
+    answer = json.loads(told("failures", "--json", "--class", record.failure_class)[1])
+    assert answer["groups"][0]["excerpt"] == record.excerpt
+
+
+def test_record_of_the_older_schema_is_still_read(run: FakeRun) -> None:
+    failure = Failures(run.state).of(run.with_outcome("failed")[0])[-1]
+    body = json.loads(failure.place.read_text())
+    del body["excerpt"]
+    failure.place.write_text(json.dumps({**body, "schema": "zarrmill/failure/1"}))
+    assert read_record(FailureRecord, failure.place).excerpt == ""
+    failure.place.write_text(json.dumps({**body, "schema": "zarrmill/failure/0"}))
+    with pytest.raises(ConfigError, match="expected 'zarrmill/failure/2'"):
+        read_record(FailureRecord, failure.place)
 
 
 def test_a_success_and_an_older_failure_are_left_out(run: FakeRun) -> None:

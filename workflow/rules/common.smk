@@ -7,12 +7,16 @@ import sys
 from snakemake.exceptions import WorkflowError
 
 from zarrmill.config import load_recipes, parse_settings
+from zarrmill.core.room import disk_mb
 from zarrmill.errors import ConfigError, UnknownStateError, ZarrmillError
 from zarrmill.io import bucket
+from zarrmill.io.failed import SHORT_OF_DISK, SHORT_OF_MEMORY, share_of
 from zarrmill.io.lock import RunLock
 from zarrmill.io.manifest import read_manifest
+from zarrmill.io.objects import local_path
 from zarrmill.io.pods import fence_executor
 from zarrmill.io.process import tell
+from zarrmill.io.session import begin_session
 from zarrmill.io.state import State
 from zarrmill.io.targets import check_provider, fence_plugin, target_root
 
@@ -23,12 +27,23 @@ def stop(error):
     sys.exit(error.exit_code)
 
 
+if workflow.is_main_process:
+    begin_session()
+
+
+def note_ended(pod):
+    """Leave failure records of a pod that ended without a word."""
+    from zarrmill.runs.lost import record_lost
+
+    record_lost(STATE, PRODUCTS, SETTINGS.run, pod, SEEN_FAILURES)
+
+
 try:
     SETTINGS = parse_settings(config)
     RECIPES = load_recipes(SETTINGS)
     bucket.use(SETTINGS.s3)
     STATE = State.of(SETTINGS)
-    fence_executor()
+    fence_executor(ended=note_ended)
     ROOT = target_root(
         STATE, SETTINGS.state_root, workflow.storage_settings.default_storage_prefix
     )
@@ -47,6 +62,7 @@ except UnknownStateError as error:
 LOCK = RunLock(STATE.root)
 LOGS = f"results/{ROOT}/logs" if STATE.root.remote else f"{ROOT}/logs"
 PRODUCTS = {product.name: product for product in MANIFEST or ()}
+SEEN_FAILURES = {}
 CONDA = "../../environment.yml"
 
 # What Snakemake itself takes beside the script where a job is a pod; 165 MB measured.
@@ -124,7 +140,32 @@ def item_digest(wildcards):
 
 def memory_mb(wildcards, attempt):
     """Return the memory that a job of one product asks for; more after it was not enough."""
-    return PRODUCTS[wildcards.product].mem_mb * attempt + SNAKEMAKE_MB
+    product = PRODUCTS[wildcards.product]
+    times = share_of(STATE, product, attempt, SHORT_OF_MEMORY)
+    return product.mem_mb * times + SNAKEMAKE_MB
+
+
+def convert_disk_mb(wildcards, attempt):
+    """Return the disk that converting one product takes beside its store; more after it was not enough."""
+    return disk_of(wildcards, attempt, spools=True)
+
+
+def validate_disk_mb(wildcards, attempt):
+    """Return the disk that validating one product takes; more after it was not enough."""
+    return disk_of(wildcards, attempt, spools=False)
+
+
+def disk_of(wildcards, attempt, spools):
+    """Return the disk that one product takes on the machine of its job."""
+    product = PRODUCTS[wildcards.product]
+    once = disk_mb(
+        product,
+        remote=local_path(product.href) is None,
+        stages=SETTINGS.source.fetch == "stage",
+        spools=spools,
+        max_gb=SETTINGS.source.staging.max_gb,
+    )
+    return once * share_of(STATE, product, attempt, SHORT_OF_DISK)
 
 
 wildcard_constraints:

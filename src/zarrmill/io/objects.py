@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from zarrmill.errors import SourceError
+from zarrmill.errors import SourceError, hidden
 from zarrmill.io import bucket as buckets
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class Objects:
 
         if self.local is not None:
             return LocalStore(self.local)
+        if hidden(self.href) != self.href:
+            raise SourceError(f"{self.href}: an address must not hold a user or password; take them out", kind="item")
         scheme = urlsplit(self.href).scheme
         if scheme in ("http", "https"):
             return HTTPStore.from_url(self.href, **buckets.transport(self.timeout_s, self.retries))

@@ -369,6 +369,15 @@ def _running_text(beat: Heartbeat) -> str:
     return f"{short_name(beat.product)} {beat.stage}{share}"
 
 
+def read_heartbeat(place: Place, listing: Listing) -> Heartbeat | None:
+    """Return one heartbeat as ``listing`` knows it; None when there is none, or none that makes sense.
+
+    Raises: as ``read_heartbeats``.
+    """
+    found = listing.get(place)
+    return _read_heartbeat((place, found.modified)) if found else None
+
+
 def _read_heartbeat(found: tuple[Place, float]) -> Heartbeat | None:
     """Return a heartbeat with its times by the clock that it was modified by; None when it is gone or malformed.
 

@@ -1,19 +1,21 @@
 """``failures``: what stands between a run and its end, from its state alone."""
 
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from itertools import count
 
 from zarrmill.config import Settings
+from zarrmill.core.excerpt import excerpt, secrets_of
 from zarrmill.core.failures import FailureGroup, group_failures
-from zarrmill.errors import CODES, CapacityError, ConfigError
+from zarrmill.errors import CapacityError, ConfigError, advice, help_of
+from zarrmill.io.failed import keep_failure, tail_of
 from zarrmill.io.listing import Listing
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.places import Place, together
 from zarrmill.io.progress import Heartbeat, read_all_heartbeats
-from zarrmill.io.record import read_record, record_text
+from zarrmill.io.record import read_record
 from zarrmill.io.state import PRODUCT_STAGES, Failure, Failures, State
 from zarrmill.model import FailureRecord, Json, Measured, Product
 
@@ -71,14 +73,16 @@ def named_state(settings: Settings) -> State:
 
 
 def failures_json(settings: Settings, groups: Sequence[FailureGroup]) -> dict[str, Json]:
-    """Return failures for machines: every group with what to do about each of its codes."""
-    told = [{**asdict(one), "advice": {variant.code: advice(variant.code) for variant in one.variants}} for one in groups]
+    """Return failures for machines: every group with what to do about each of its codes, and where that is told at length."""
+    told = [
+        {
+            **asdict(one),
+            "advice": {variant.code: advice(variant.code) for variant in one.variants},
+            "help": {variant.code: help_of(variant.code) for variant in one.variants},
+        }
+        for one in groups
+    ]
     return {"schema": SCHEMA, "run": settings.run, "n": sum(one.n for one in groups), "groups": told}
-
-
-def advice(code: str) -> str:
-    """Return what to do about an error code."""
-    return CODES.get(code, "No error of zarrmill's. Read the log; report it with the log.")
 
 
 def record_killed(
@@ -120,21 +124,21 @@ def _write_killed(state: State, product: Product, beat: Heartbeat, run: str, kno
         f"{beat.total} bytes; expected a target or a failure record; killed from outside, most often for its memory",
         kind="killed",
     )
-    for attempt in count(first):
-        record = FailureRecord(
-            run=run,
-            stage=beat.stage,
-            product=product,
-            failure_class=error.failure_class,
-            code=error.code,
-            message=error.message,
-            when=datetime.fromtimestamp(beat.updated, UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-            log=state.log(beat.stage, product).href,
-            findings=(),
-            measured=Measured(attempt=attempt),
-        )
-        if state.failure(error.failure_class, product, beat.stage, attempt).create(record_text(record).encode()):
-            return
+    log = state.log(beat.stage, product)
+    record = FailureRecord(
+        run=run,
+        stage=beat.stage,
+        product=product,
+        failure_class=error.failure_class,
+        code=error.code,
+        message=error.message,
+        when=datetime.fromtimestamp(beat.updated, UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        log=log.href,
+        findings=(),
+        measured=Measured(attempt=first),
+        excerpt=excerpt(tail_of(log.local), secrets_of(os.environ)),
+    )
+    keep_failure(record, state)
 
 
 def _standing(state: State, products: Sequence[Product], listing: Listing) -> Iterable[Failure]:

@@ -64,7 +64,7 @@ def convert(
 ) -> ConvertReceipt:
     """Convert ``product`` and return the receipt of its sealed store.
 
-    ``fetch`` says how its pixels come here; without it they are read from their host.
+    ``fetch`` says how its pixels come here, where the recipe does not; without it they are read from their host.
     A sealed store of this name is verified and adopted, never written again. An unsealed one is continued.
     Raises: SourceError, CapacityError, StoreError: see ``zarrmill.errors``; the store is then not sealed.
     """
@@ -77,7 +77,7 @@ def convert(
         if adopted:
             writer.remove_journal()  # left by a kill right after the seal
         else:
-            with opened(product.href, product.source_fingerprint, fetch) as objects:
+            with opened(product.href, product.source_fingerprint, fetch and recipe.reading(fetch)) as objects:
                 tree = _planned_tree(objects, product, meter)
                 plan = plan_store(objects, tree, product.product_type, recipe)
                 workers = n_workers(plan, threads, recipe.memory_mb, writer.buffer_bytes)
@@ -118,7 +118,7 @@ def _writer(store_root: str, product: Product, recipe: Recipe) -> Writer:
         return StoreWriter(root / product.store_path, recipe.pixels.codec)
     if not store_root.startswith("s3://"):
         raise StoreError(f"{store_root}: stores are written to local folders and to s3://; change store_root", kind="denied")
-    return BucketWriter(f"{store_root.rstrip('/')}/{product.store_path}", recipe.pixels.codec)
+    return BucketWriter(f"{store_root.rstrip('/')}/{product.store_path}", recipe.pixels.codec, recipe.storage_class)
 
 
 def _planned_tree(objects: Objects, product: Product, meter: Meter) -> SourceTree:

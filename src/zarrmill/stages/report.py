@@ -18,7 +18,7 @@ from zarrmill.config import Recipe, Settings, load_recipes
 from zarrmill.core import page, story
 from zarrmill.core.outcome import ProductRecords, Ring
 from zarrmill.core.summary import SCHEMA, Skipped, Summary, Unreadable, summarise
-from zarrmill.errors import CODES, ConfigError, UnknownStateError
+from zarrmill.errors import ConfigError, UnknownStateError, advice, help_of
 from zarrmill.io import charts
 from zarrmill.io.benchmarks import read_benchmarks
 from zarrmill.io.listing import Listing
@@ -264,7 +264,8 @@ def _html(
         "steps": story.next_steps(summary, command),
         "command": command,
         "replays": {group.failure_class: story.replay(command, group.targets) for group in summary.failures},
-        "advice": CODES,
+        "advice": {variant.code: advice(variant.code) for group in summary.failures for variant in group.variants},
+        "help": {variant.code: help_of(variant.code) for group in summary.failures for variant in group.variants},
         "stages": [stage for stage in PRODUCT_STAGES if stage in summary.measured.stages],
         "charts": _charts(summary, records, recipes),
         "map": _map(summary, records),
