@@ -85,7 +85,7 @@ def plan(
 ) -> int:
     """Decide which products to build and why; write manifest.csv, plan.json and plan.html.
 
-    A run that a driver works on is left alone: the exit code is 4, and the driver is named.
+    A run that a driver works on is left alone: the exit code is 6, and the driver is named.
     """
     settings = configured(config, run, datetime=dates, limit=limit, order=order, max_cost_eur=max_cost)
     with RunLock(State.of(settings).root).held() as lock:

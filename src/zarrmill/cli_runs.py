@@ -84,7 +84,7 @@ def backfill(
     Exit codes: 0 done, 3 nothing to do, 4 products failed, 5 ended by a bound or the canary, 6 unknown, 130 interrupted.
     """
     from zarrmill.runs import backfill as driver
-    from zarrmill.runs.cuts import parse_day, run_name
+    from zarrmill.runs.cuts import parse_day
     from zarrmill.runs.part import Command
 
     began = time.monotonic()
@@ -103,14 +103,10 @@ def backfill(
     if forward:
         found = _forward(settings, begin, end, count=dry_run)
     else:
-        cuts = _cuts(settings, begin, end, shard_products, keep=not dry_run)
-        found = [(run_name(settings, index), shard) for index, shard in enumerate(cuts)]
+        found = _cuts(settings, begin, end, shard_products, keep=not dry_run)
         if shard_index is not None:
             _check_completions(settings, len(found), completions)
-    if shard_index is not None:
-        asked = found[shard_index : shard_index + 1]
-    else:
-        asked = sorted(found, key=lambda pair: pair[1].first, reverse=settings.source.order == "newest")
+    asked = _ordered(found, settings) if shard_index is None else found[shard_index : shard_index + 1]
     if dry_run or not asked:
         for run, shard in asked:
             print(f"  {run}: {shard.datetime}, {shard.n_listed} products")
@@ -248,9 +244,14 @@ def clean(
     return EXIT_FAILED if cleaning.remove(settings, chosen, print) else EXIT_OK
 
 
-def _cuts(settings: "Settings", first: date, last: date, n_products: int | None, *, keep: bool) -> "Sequence[Shard]":
-    """Return the shards of a backfill and print how many there are."""
-    from zarrmill.runs.cuts import cuts_of
+def _ordered(found: "Sequence[tuple[str, Shard]]", settings: "Settings") -> "Sequence[tuple[str, Shard]]":
+    """Return shards in the order in which they are begun; their numbers are those of the day on which they were cut."""
+    return sorted(found, key=lambda pair: pair[1].first, reverse=settings.source.order == "newest")
+
+
+def _cuts(settings: "Settings", first: date, last: date, n_products: int | None, *, keep: bool) -> "Sequence[tuple[str, Shard]]":
+    """Return the shards of a backfill with their runs, by number, and print how many there are."""
+    from zarrmill.runs.cuts import cuts_of, run_name
 
     cuts = cuts_of(settings, first, last, n_products or SHARD_PRODUCTS, keep=keep)
     n_listed = sum(one.n_listed for one in cuts.shards)
@@ -260,7 +261,7 @@ def _cuts(settings: "Settings", first: date, last: date, n_products: int | None,
             f"--shard-products {n_products} changes nothing: the days were cut before, about {cuts.n_products} products a shard; "
             "take another --name to cut them anew"
         )
-    return cuts.shards
+    return [(run_name(settings, index), shard) for index, shard in enumerate(cuts.shards)]
 
 
 def _check_completions(settings: "Settings", n_shards: int, completions: int | None) -> None:
@@ -271,7 +272,7 @@ def _check_completions(settings: "Settings", n_shards: int, completions: int | N
     raise ConfigError(f"{text}; set COMPLETIONS of ConfigMap zarrmill-backfill to {n_shards}, start the Job anew", kind="usage")
 
 
-def _forward(settings: "Settings", first: date, last: date, *, count: bool) -> "list[tuple[str, Shard]]":
+def _forward(settings: "Settings", first: date, last: date, *, count: bool) -> "Sequence[tuple[str, Shard]]":
     """Return the one run of all days. Raises: ConfigError: its name is that of a backfill in shards."""
     from zarrmill.config import load_recipes
     from zarrmill.core.shards import Shard

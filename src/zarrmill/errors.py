@@ -191,7 +191,7 @@ class UnknownStateError(ZarrmillError):
     retryable_kinds = frozenset({"outage", "taken"})
     kinds: ClassVar[dict[str, str]] = {
         "outage": "A catalogue, host or bucket could not be asked. Nothing was decided; try again when it is back.",
-        "taken": "Another driver has taken the run over, or planned it anew. Let it finish, then run again.",
+        "taken": "Another driver works on the run, took it over or planned it anew. Let it finish, then run again.",
     }
 
 

@@ -140,7 +140,7 @@ def test_a_driver_of_another_shard_waits_for_the_canary_and_begins_nothing_when_
         failed = ended(planner, 1, canary=driver.Canary(1, session="job-1"))
         told = waiting.result(timeout=30)
     assert (failed.code, told.code) == (EXIT_BOUND, EXIT_BOUND)
-    assert failed.reason.startswith("the canary of 1 products failed; see logs")
+    assert failed.reason.startswith("the canary of 1 products failed; see `zarrmill failures b-0000` and logs")
     assert told.reason.startswith(failed.reason)
     assert other.asked == []
     assert len(said) == 1

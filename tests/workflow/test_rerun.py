@@ -11,7 +11,7 @@ import pytest
 import yaml
 from workspace import ROOT
 
-from zarrmill.errors import EXIT_FAILED, EXIT_NOTHING
+from zarrmill.errors import EXIT_NOTHING, EXIT_UNKNOWN
 
 CHAIN = {
     "convert": {"convert": 1, "validate": 1, "stac": 1, "stac_catalog": 1, "report": 1},
@@ -147,7 +147,7 @@ def test_second_driver_on_one_run_is_refused(finished):
     lock.take()
     done = finished.snakemake(check=False)
     lock.release()
-    assert done.returncode == 1
+    assert done.returncode == EXIT_UNKNOWN
     assert "works on this run" in done.stdout
 
 
@@ -157,9 +157,9 @@ def test_a_run_at_work_is_not_planned_again(finished):
     manifest = finished.state.manifest.read_bytes()
     with RunLock(finished.state.root).held():
         planned = finished.zarrmill("plan", "--limit", "1")
-        assert planned.returncode == EXIT_FAILED
+        assert planned.returncode == EXIT_UNKNOWN
         assert f"process {os.getpid()} works on this run" in planned.stderr
-        assert finished.snakemake("plan", check=False).returncode == 1
+        assert finished.snakemake("plan", check=False).returncode == EXIT_UNKNOWN
         assert finished.state.manifest.read_bytes() == manifest
     assert finished.zarrmill("plan", "--limit", "1").returncode == EXIT_NOTHING
     assert finished.state.manifest.read_bytes() != manifest

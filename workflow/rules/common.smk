@@ -175,7 +175,7 @@ wildcard_constraints:
 
 
 onstart:
-    LOCK.take(on_lost=end_this_driver)
+    take_lock()
     check_manifest()
     look_at_buckets()
 
@@ -186,6 +186,14 @@ onerror:
 
 
 LOST = []
+
+
+def take_lock():
+    """Start nothing beside another driver of this run."""
+    try:
+        LOCK.take(on_lost=end_this_driver)
+    except ZarrmillError as error:
+        stop(error)
 
 
 def end_this_driver(reason):

@@ -29,6 +29,10 @@ _OWN = 0.8
 """Share of the lease that its holder counts on; the rest covers the whole seconds that servers tell times in."""
 
 
+class HeldError(StoreError):
+    """Another process holds the lease and renews it."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Held:
     """The object of the highest generation."""
@@ -63,7 +67,7 @@ class Lease:
     def take(self, wait_s: float) -> dict[str, Json]:
         """Become the one writer and return the entries of those before; wait while another one is at work.
 
-        Raises: StoreError: another process still writes this store after ``wait_s``, or the bucket cannot be used.
+        Raises: HeldError: another process still writes this store after ``wait_s``; StoreError: the bucket cannot be used.
         """
         deadline = time.monotonic() + wait_s
         while True:
@@ -75,7 +79,7 @@ class Lease:
             if time.monotonic() > deadline:
                 owner = held.body.get("owner", "unknown") if held else "unknown"
                 text = f"another process ({owner}) writes {self._what}; let it finish, or wait {self._seconds:g} s after its end"
-                raise StoreError(f"{self.place}: {text}", kind="denied")
+                raise HeldError(f"{self.place}: {text}", kind="denied")
             time.sleep(min(1.0, self._seconds / 4))
         self._thread = threading.Thread(target=self._renew_regularly, name="lease", daemon=True)
         self._thread.start()

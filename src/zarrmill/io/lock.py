@@ -13,9 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from zarrmill.errors import StoreError
+from zarrmill.errors import StoreError, UnknownStateError
 from zarrmill.io import bucket
-from zarrmill.io.lease import Lease
+from zarrmill.io.lease import HeldError, Lease
 from zarrmill.io.places import Place, write_error
 
 
@@ -31,8 +31,8 @@ class RunLock:
         """Hold the run for this process until it ends; wait for a driver that was killed to be out of its lease.
 
         Args: on_lost: told why, in another thread and once, when another driver has taken the run over; on disk that cannot be.
-        Raises: StoreError: another driver works on this run, its process id is named, or the place cannot be written;
-            CapacityError: the disk is full; UnknownStateError: the bucket cannot be asked.
+        Raises: UnknownStateError: another driver works on this run, its process id is named, or the bucket cannot be asked;
+            StoreError: the place cannot be written; CapacityError: the disk is full.
         """
         if self._place.local:
             try:
@@ -42,7 +42,11 @@ class RunLock:
             return
         self._place.now()  # an outage is no refusal
         self._lease = Lease(*bucket.split(str(self._place)), what="this run", on_lost=on_lost)
-        self._lease.take(wait_s=bucket.settings().lease_s * 1.2)
+        try:
+            self._lease.take(wait_s=bucket.settings().lease_s * 1.2)
+        except HeldError as error:
+            self._lease = None
+            raise UnknownStateError(error.message, kind="taken") from error
         atexit.register(self.release)
 
     @contextmanager
@@ -83,7 +87,7 @@ class RunLock:
             owner = handle.read().strip() or "unknown"
             handle.close()
             text = f"{path.parent}: process {owner} works on this run; let it finish or stop it"
-            raise StoreError(text, kind="denied") from None
+            raise UnknownStateError(text, kind="taken") from None
         handle.truncate(0)
         handle.write(str(os.getpid()))
         handle.flush()

@@ -166,7 +166,7 @@ class _Driver:
             if all(part.code == EXIT_UNKNOWN for part in self.parts):
                 return None  # an outage says nothing of the products
             logs = ", ".join(f"{part.log}" for part in self.parts)
-            self.reason = self.reason or f"the canary of {n} products failed; see {logs}"
+            self.reason = self.reason or f"the canary of {n} products failed; see `zarrmill failures {run}` and {logs}"
             return False
         return None if self.reason else True
 

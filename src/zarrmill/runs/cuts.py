@@ -40,7 +40,7 @@ def cuts_of(settings: Settings, first: date, last: date, n_products: int, *, kee
     if known is None:
         shards = cut(count_days(settings, load_recipes(settings)), first, last, n_products)
         made = Cuts(shards if settings.source.order == "newest" else shards[::-1], n_products)
-        if not keep or place.create(dumps(_document(settings, made)).encode()):
+        if not keep or place.create(dumps(document(settings, made)).encode()):
             return made
         known = read_cuts(settings) or made  # another driver was first
     covered = min(one.first for one in known.shards), max(one.last for one in known.shards)
@@ -106,7 +106,8 @@ def _place(settings: Settings) -> Place:
     return State.of(settings).root / "backfill.json"
 
 
-def _document(settings: Settings, cuts: Cuts) -> dict[str, object]:
+def document(settings: Settings, cuts: Cuts) -> dict[str, object]:
+    """Return what is written down of the shards of a backfill."""
     rows: Sequence[dict[str, object]] = [
         {"run": run_name(settings, index), "first": f"{one.first}", "last": f"{one.last}", "n_listed": one.n_listed}
         for index, one in enumerate(cuts.shards)
