@@ -36,6 +36,9 @@ _DENIED = {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesN
 _ABSENT = {"NoSuchKey", "NoSuchUpload", "404", "NotFound"}
 _PASSING = {"SlowDown", "RequestTimeout", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "OperationAborted"}
 
+_KEYS_FOR = timedelta(minutes=5)
+"""Time after which obstore asks for keys again. botocore renews keys that end in ten minutes, so none ends meanwhile."""
+
 _settings = S3()
 
 
@@ -185,7 +188,7 @@ def _credentials(profile: str | None) -> Any:  # obstore's protocol of a provide
     from obstore.auth.boto3 import Boto3CredentialProvider
 
     try:
-        return Boto3CredentialProvider(_session(profile), ttl=timedelta(minutes=5))
+        return Boto3CredentialProvider(_session(profile), ttl=_KEYS_FOR)
     except ValueError:
         raise StoreError("no credentials for S3; set them by environment, profile or web identity", kind="denied") from None
 
@@ -246,6 +249,8 @@ def reason_of(error: Exception) -> tuple[Reason, str]:
     text = " ".join(str(error).split())[:300]
     if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound | TokenRetrievalError):
         return "denied", text
+    if isinstance(error, FileNotFoundError | PermissionError):
+        return "denied", text  # a file with credentials
     if not isinstance(error, ClientError):
         return "outage", text  # no answer: refused, reset, timed out
     code = str(error.response.get("Error", {}).get("Code", ""))
@@ -307,8 +312,8 @@ def asking(place: str) -> Iterator[None]:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """Return the roots of what boto3 raises."""
+    """Return the roots of what boto3 raises: its own errors, and ``OSError`` where a file with credentials cannot be read."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
-    return (BotoCoreError, ClientError, Boto3Error)
+    return (BotoCoreError, ClientError, Boto3Error, OSError)

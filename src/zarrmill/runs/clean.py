@@ -70,9 +70,10 @@ def check_count(chosen: Sequence[Candidate], typed: int) -> None:
 
 def over_cap(chosen: Sequence[Candidate], told: Audit, max_share: float) -> str:
     """Return why so many are not removed, in words; empty when their share of all stores is within the cap."""
-    if len(chosen) <= max_share * told.n_stores:
+    n_stores = max(told.n_stores, len(chosen))  # journals can be without a store
+    if len(chosen) <= max_share * n_stores:
         return ""
-    text = f"{len(chosen)} of {told.n_stores} stores is more than clean.max_share {max_share:g}: does another state_root"
+    text = f"{len(chosen)} of {n_stores} stores is more than clean.max_share {max_share:g}: does another state_root"
     return f"{text} share this store_root? Where it does not, allow it once with --max-share"
 
 
