@@ -40,11 +40,9 @@ def sample(root: str, size_px: int, pixels: str) -> Answer:
 
 def grd(root: str, lines: int, samples: int) -> Answer:
     """Build a radar product of two polarisations once and return its path; its pixels are synthetic speckle."""
-    from zarrmill.sample import GrdSpec, build_grd, grd_product_id
+    from zarrmill.sample import GrdSpec, build_grd
 
-    spec = GrdSpec(shape=(lines, samples))
-    path = Path(root, f"{grd_product_id(spec)}.zarr")
-    return {"product": str(path if path.exists() else build_grd(spec, Path(root)))}
+    return {"product": str(build_grd(GrdSpec(shape=(lines, samples)), Path(root)))}
 
 
 def layout(source: str, target: str) -> Answer:
