@@ -88,7 +88,8 @@ class Bench:
     """Everything of one call."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.work = options, options.work / str(options.size)
+        self.options = options
+        self.work: Path = options.work / str(options.size)
         self.costs: dict[str, list[Cost]] = {}
         self.told: dict[str, Json] = {}
         self.sizes: dict[str, tuple[int, int]] = {}
