@@ -136,6 +136,16 @@ def test_writer_goes_on_in_the_middle_with_equal_bytes(
     assert objects_of(root / "s.zarr") == objects_of(root / "whole.zarr")
 
 
+def test_whole_shard_is_kept_while_the_one_below_it_is_open(tmp_path):
+    values = np.ones((40, 40), "<u2")
+    plan, writer = plan_of(values, 5, 20), WholeOnly(tmp_path / "s.zarr", Codec())
+    writer.finished("id")
+    write_planes(writer, plan, values, rows=10, band=10, stop=10)  # the left half of two shards, then the right of the upper one
+    (entry,) = WholeOnly(tmp_path / "s.zarr", Codec()).finished("id").values()
+    assert [item.key for item in entry.objects] == ["a/c/0/0"]
+    assert (entry.rows, entry.parts) == ((4, 4, 4, 4, 0, 0, 0, 0), ())
+
+
 def test_chunks_are_the_bytes_that_zarr_python_writes(tmp_path):
     values = np.arange(100 * 80, dtype="<u2").reshape(100, 80)
     plan, written = write_array(tmp_path / "ours", values, 40, None)
