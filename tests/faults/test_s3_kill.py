@@ -21,8 +21,10 @@ from zarrmill.sample.s1 import GrdSpec, build_grd
 
 LEASE_S = 2.0
 """The least there is; what was finished is then carried every third of a second."""
-N_CONNECTIONS, UPLOAD_S = 4, 6.0
-"""Uploads at a time, and how long they take: as many times what a kill costs at most as for a full tile."""
+N_CONNECTIONS = 4
+UPLOAD_S = {"any time": 2.0, "late": 5.0}
+"""How long the uploads of a product take; late, a second of a full tile is as much as a third of a second here."""
+SHARES = {"any time": (0.05, 0.85), "late": (0.85, 0.95)}
 
 
 class Sent:
@@ -84,7 +86,7 @@ def radar(ask: Ask, tmp_path_factory: pytest.TempPathFactory) -> Whole:  # noqa:
 
 
 class Killed:
-    """One conversion into a bucket that was killed, and the one after it."""
+    """One conversion into a bucket that was killed when a share of its pixels was sent, and the one after it, undisturbed."""
 
     def __init__(self, convert: Ask, whole: Whole, share: float, bucket: Bucket, proxy: FaultProxy, root: Path) -> None:
         first = Sent(proxy, root / "kill", share * whole.n_bytes)
@@ -95,7 +97,6 @@ class Killed:
             "env": env,
             "s3": {"lease_s": LEASE_S, "max_concurrency": N_CONNECTIONS},
         }
-        proxy.add(Rule("throttle", method="PUT", path="/c/", rate=whole.n_bytes / N_CONNECTIONS / UPLOAD_S))
         proxy.on_upload = first
         (attempt,) = convert(**order, kills=[["file", str(root / "kill")]], last=False)
         assert attempt["code"] == -9, "it was killed"
@@ -123,7 +124,7 @@ def assert_same_bytes(bucket: Bucket, whole: Whole) -> None:
 
 
 @pytest.mark.parametrize("kind", ["optical", "radar"])
-@pytest.mark.parametrize("late", [False, True], ids=["any time", "late"])
+@pytest.mark.parametrize("when", SHARES)
 def test_what_the_lease_carried_is_never_sent_again(
     ask: Ask,  # noqa: F811
     request: pytest.FixtureRequest,
@@ -131,15 +132,22 @@ def test_what_the_lease_carried_is_never_sent_again(
     proxied: Callable[[str], FaultProxy],
     tmp_path: Path,
     kind: str,
-    late: bool,
+    when: str,
 ) -> None:
     whole: Whole = request.getfixturevalue(kind)
-    share = random.Random(f"{kind} {late}").uniform(*((0.85, 0.95) if late else (0.05, 0.85)))
-    killed = Killed(ask, whole, share, s3_bucket, proxied(s3_bucket.url), tmp_path)
+    share = random.Random(f"{kind} {when}").uniform(*SHARES[when])
+    proxy = proxied(s3_bucket.url)
+    proxy.add(Rule("throttle", method="PUT", path="/c/", rate=whole.n_bytes / N_CONNECTIONS / UPLOAD_S[when]))
+    killed = Killed(ask, whole, share, s3_bucket, proxy, tmp_path)
     assert_same_bytes(s3_bucket, whole)
     keys = {key.partition(".zarr/")[2] for key in whole.files}
-    assert killed.second.keys() - {""} == keys - killed.proven, "what was proven is kept, all else is sent, once"
+    assert killed.second.keys() - {""} == keys - killed.proven, "what was proven is kept, all else is sent"
+    assert all(
+        killed.second[key] == len(data)
+        for path, data in whole.files.items()
+        if (key := path.partition(".zarr/")[2]) in killed.second
+    )
     assert killed.proven < keys
-    if late:
+    if when == "late":
         assert killed.proven
         assert 0 <= killed.again < 0.2, (share, killed.again)
