@@ -10,7 +10,7 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal
@@ -126,6 +126,8 @@ class FaultProxy:
     url: str = ""
     rules: list[Rule] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
+    on_upload: Callable[[str, int], None] = lambda path, n_bytes: None
+    """Told of each PUT that is passed on: path and query, and the bytes of its body."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, rule: Rule) -> Rule:
@@ -228,6 +230,8 @@ class _Connection:
             self._server = await asyncio.open_connection(parts.hostname, parts.port, limit=1 << 20)
         server_reader, server_writer = self._server
         server_writer.write(without(head, rule.header) if rule and kind == "strip" else head)
+        if method == "PUT":
+            self._proxy.on_upload(head.split(b" ", 2)[1].decode("latin-1"), max(_length(head), 0))
         up = asyncio.create_task(_pass_body(self._reader, server_writer, _length(head), rule if kind != "flip-down" else None))
         try:
             answer = await self._answer_head(server_reader)

