@@ -1,0 +1,115 @@
+"""Products that are not quite like those that were seen: what is equal in meaning is converted, anything else is named."""
+
+import json
+from pathlib import Path
+
+import numcodecs
+import numpy as np
+import pytest
+import zarr
+from builders import set_array_field, set_attr
+from products import product_row, recipe_for
+
+from zarrmill.errors import SourceError
+from zarrmill.io.objects import Objects
+from zarrmill.io.source import read_tree
+from zarrmill.model import ConvertReceipt, Verdict
+from zarrmill.stages.convert import convert
+from zarrmill.stages.validate import validate
+
+BAND = "measurements/reflectance/r10m/b02"
+ANGLES = "conditions/geometry/sun_angles"
+
+
+def run(source: Path, root: Path, product_type: str = "S02MSIL2A", **pixels: object) -> ConvertReceipt:
+    recipe = recipe_for(product_type, **pixels)
+    return convert(product_row(source, recipe, product_type), recipe=recipe, store_root=str(root), threads=2)
+
+
+def verdict(receipt: ConvertReceipt, **pixels: object) -> Verdict:
+    recipe = recipe_for("S02MSIL2A", **pixels)
+    recipe = recipe.model_copy(update={"validation": recipe.validation.model_copy(update={"readers": []})})
+    return validate(receipt.store, source=receipt.product.href, recipe=recipe, product=receipt.product, threads=2).verdict
+
+
+def in_big_endian(product: Path, array: str) -> None:
+    """Write the chunks of an array anew, most significant byte first."""
+    node = json.loads((product / array / ".zarray").read_text())
+    codec = numcodecs.get_codec(node["compressor"]) if node["compressor"] else None
+    for chunk in (path for path in (product / array).iterdir() if not path.name.startswith(".")):
+        raw = chunk.read_bytes()
+        swapped = np.frombuffer(codec.decode(raw) if codec else raw, node["dtype"]).byteswap()
+        chunk.write_bytes(codec.encode(swapped) if codec else swapped.tobytes())
+    set_array_field(product, array, "dtype", ">" + node["dtype"][1:])
+
+
+def edit_metadata(product: Path, change) -> None:
+    document = json.loads((product / ".zmetadata").read_text())
+    change(document["metadata"])
+    (product / ".zmetadata").write_text(json.dumps(document))
+
+
+def test_big_endian_arrays_are_stored_in_little_endian(source_copy, shared_sources, tmp_path):
+    source, arrays = source_copy("l2a"), (BAND, "quality/atmosphere/r20m/wvp", ANGLES, "conditions/geometry/x")
+    for array in arrays:
+        in_big_endian(source, array)
+    receipt = run(source, tmp_path / "out")
+    store, original = zarr.open_group(receipt.store, mode="r"), zarr.open_group(shared_sources["l2a"], mode="r")
+    for array in arrays:
+        np.testing.assert_array_equal(store[array][...], original[array][...])
+    assert store[ANGLES].dtype == np.dtype("<f8")
+    assert verdict(receipt) is Verdict.PASS
+
+
+def test_fill_values_are_written_as_the_specification_names_them(source_copy, tmp_path):
+    source = source_copy("l2a")
+    set_array_field(source, ANGLES, "fill_value", float("nan"))
+    set_array_field(source, BAND, "fill_value", 0.0)
+    store = run(source, tmp_path / "out").store
+    assert json.loads(Path(store, ANGLES, "zarr.json").read_text())["fill_value"] == "NaN"
+    tree = read_tree(Objects(str(source)))
+    assert tree.arrays[BAND].fill_value == 0
+    assert isinstance(tree.arrays[BAND].fill_value, int)
+
+
+def test_groups_that_the_metadata_only_imply_are_in_the_store(source_copy, tmp_path):
+    source = source_copy("l2a")
+    edit_metadata(source, lambda nodes: [nodes.pop(f"{path}/.zgroup") for path in ("conditions", "quality/mask")])
+    receipt = run(source, tmp_path / "out")
+    assert Path(receipt.store, "conditions/zarr.json").exists()
+    assert "quality/mask" in zarr.open_group(receipt.store, mode="r")
+    assert verdict(receipt) is Verdict.PASS
+
+
+@pytest.mark.parametrize("dtype", ["<M8[ns]", "|S4", "<c16", "<f16"])
+def test_dtype_without_a_common_form_is_refused_before_anything_is_written(source_copy, tmp_path, dtype):
+    source = source_copy("l2a")
+    set_array_field(source, ANGLES, "dtype", dtype)
+    set_array_field(source, ANGLES, "fill_value", None)
+    with pytest.raises(SourceError, match=r"sun_angles: dtype .*, expected booleans, integers, floats .*, or text") as caught:
+        run(source, tmp_path / "out")
+    assert caught.value.code == "ZM-SRC-LAYOUT"
+    assert not (tmp_path / "out").exists()
+
+
+def test_half_a_surrogate_is_replaced_in_keys_and_values(source_copy, tmp_path):
+    source = source_copy("l2a")
+    set_attr(source, BAND, "remark", "a\ud800b")
+    set_attr(source, BAND, "\udfff", ["\U0001f6f0"])
+    receipt = run(source, tmp_path / "out")
+    attributes = zarr.open_group(receipt.store, mode="r")[BAND].attrs
+    assert (attributes["remark"], attributes["\ufffd"]) == ("a\ufffdb", ["\U0001f6f0"])
+    assert verdict(receipt) is Verdict.PASS
+
+
+def test_classes_that_the_source_names_keep_their_names(source_copy, tmp_path):
+    source, path = source_copy("l2a"), "conditions/mask/l2a_classification/r20m/scl"
+    meanings = " ".join(f"class_{value}" for value in range(12))
+    for level in ("r20m", "r60m"):
+        set_attr(source, path.replace("r20m", level), "flag_values", list(range(12)))
+        set_attr(source, path.replace("r20m", level), "flag_meanings", meanings)
+    receipt = run(source, tmp_path / "out")
+    store = zarr.open_group(receipt.store, mode="r")
+    assert store[path].attrs["flag_meanings"] == meanings
+    assert "_FillValue" not in store[path].attrs
+    assert verdict(receipt) is Verdict.PASS
