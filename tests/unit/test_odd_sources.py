@@ -7,13 +7,14 @@ import numcodecs
 import numpy as np
 import pytest
 import zarr
-from builders import set_array_field, set_attr
-from products import product_row, recipe_for
+from builders import drop_chunk, remove_attr, set_array_field, set_attr
+from products import grd_recipe, product_row, recipe_for
 
 from zarrmill.errors import SourceError
 from zarrmill.io.objects import Objects
 from zarrmill.io.source import read_tree
 from zarrmill.model import ConvertReceipt, Verdict
+from zarrmill.sample.s1 import GrdSpec, build_grd
 from zarrmill.stages.convert import convert
 from zarrmill.stages.validate import validate
 
@@ -59,6 +60,20 @@ def test_big_endian_arrays_are_stored_in_little_endian(source_copy, shared_sourc
         np.testing.assert_array_equal(store[array][...], original[array][...])
     assert store[ANGLES].dtype == np.dtype("<f8")
     assert verdict(receipt) is Verdict.PASS
+
+
+def test_big_endian_radar_image_gives_the_same_pixels(tmp_path):
+    source = build_grd(GrdSpec(shape=(120, 140), polarisations=("VV",)), tmp_path)
+    image, recipe = f"{next(source.glob('*_VV')).name}/measurements/grd", grd_recipe()
+    stores = []
+    for place in ("little", "big"):
+        if place == "big":
+            in_big_endian(source, image)
+        row = product_row(source, recipe, "S01SIWGRD")
+        stores.append(zarr.open_group(convert(row, recipe=recipe, store_root=str(tmp_path / place)).store, mode="r"))
+    little, big = (store["measurements/grd/r10m/vv"][...] for store in stores)
+    assert little.any()
+    np.testing.assert_array_equal(big, little)
 
 
 def test_fill_values_are_written_as_the_specification_names_them(source_copy, tmp_path):
@@ -113,3 +128,60 @@ def test_classes_that_the_source_names_keep_their_names(source_copy, tmp_path):
     assert store[path].attrs["flag_meanings"] == meanings
     assert "_FillValue" not in store[path].attrs
     assert verdict(receipt) is Verdict.PASS
+
+
+def test_missing_chunk_of_a_small_array_is_told_and_of_coordinates_refused(source_copy, tmp_path):
+    source = source_copy("l2a")
+    drop_chunk(source, ANGLES, "0.0.0")
+    drop_chunk(source, "conditions/geometry/band", "0")
+    receipt = run(source, tmp_path / "out")
+    found = [("source.missing-chunk", "conditions/geometry/band"), ("source.missing-chunk", ANGLES)]
+    assert [(finding.code, finding.path) for finding in receipt.findings] == found
+    assert np.isnan(zarr.open_group(receipt.store, mode="r")[ANGLES][...]).all()
+    with pytest.raises(SourceError, match="geometry/band/0 is not there, and the recipe calls") as caught:
+        run(source, tmp_path / "mandatory", mandatory=("conditions/geometry/*",))
+    assert caught.value.code == "ZM-SRC-MISSING"
+    drop_chunk(source, "measurements/reflectance/r20m/x", "0")
+    with pytest.raises(SourceError, match=r"r20m/x/0 is not there, without it no pixel has a place") as caught:
+        run(source, tmp_path / "place")
+    assert caught.value.code == "ZM-SRC-MISSING"
+
+
+@pytest.mark.parametrize("array", [BAND, "quality/atmosphere/r20m/aot", "quality/mask/r60m/b09"])
+def test_raster_without_dimensions_is_refused_by_name(source_copy, tmp_path, array):
+    source = source_copy("l2a")
+    remove_attr(source, array, "_ARRAY_DIMENSIONS")
+    with pytest.raises(SourceError, match=rf"{array}: dimensions \('dim_0', 'dim_1'\), expected") as caught:
+        run(source, tmp_path / "out")
+    assert caught.value.code == "ZM-SRC-LAYOUT"
+    assert not (tmp_path / "out").exists()
+
+
+def resize(product: Path, metres: int, size: int) -> None:
+    """Let the arrays of one level be smaller; the chunks stay."""
+
+    def change(nodes):
+        for key, node in nodes.items():
+            if f"/r{metres}m/" in key and key.endswith(".zarray"):
+                node["shape"] = [min(size, edge) for edge in node["shape"]]
+
+    edit_metadata(product, change)
+
+
+def test_level_of_the_source_that_does_not_fit_is_told_and_no_band_is_lost(source_copy, tmp_path):
+    source = source_copy("l2a")
+    resize(source, 10, 178)  # 1780 m: 89 pixels of 20 m, no whole number of 60 m
+    resize(source, 20, 89)
+    with pytest.raises(SourceError, match=r"\(178, 178\) pixels, which pixels of \[60\] m .*; band b09 would be lost") as caught:
+        run(source, tmp_path / "out")
+    assert caught.value.code == "ZM-SRC-LAYOUT"
+    receipt = run(source, tmp_path / "fine", levels_m=(10, 20))
+    assert [(f.code, f.message[:8]) for f in receipt.findings if f.code == "source.level"] == [("source.level", "band b09")]
+
+
+def test_band_that_lacks_its_native_level_is_refused(source_copy, tmp_path):
+    source = source_copy("l2a")
+    edit_metadata(source, lambda nodes: [nodes.pop(key) for key in list(nodes) if "reflectance/r20m/b05/" in key])
+    with pytest.raises(SourceError, match="band b05 begins at 60 m, expected at 20 m") as caught:
+        run(source, tmp_path / "out")
+    assert caught.value.code == "ZM-SRC-LAYOUT"
