@@ -1,7 +1,7 @@
 """Checks of georeferencing: conventions, CF grid mapping, coordinates and source must all say the same."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
