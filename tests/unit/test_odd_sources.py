@@ -6,6 +6,7 @@ from pathlib import Path
 import numcodecs
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 from builders import drop_chunk, remove_attr, set_array_field, set_attr
 from products import grd_recipe, product_row, recipe_for
@@ -151,10 +152,21 @@ def test_missing_chunk_of_a_small_array_is_told_and_of_coordinates_refused(sourc
 def test_raster_without_dimensions_is_refused_by_name(source_copy, tmp_path, array):
     source = source_copy("l2a")
     remove_attr(source, array, "_ARRAY_DIMENSIONS")
-    with pytest.raises(SourceError, match=rf"{array}: dimensions \('dim_0', 'dim_1'\), expected") as caught:
+    with pytest.raises(SourceError, match=rf"{array}: dimensions \('\w+_dim_0', '\w+_dim_1'\), expected") as caught:
         run(source, tmp_path / "out")
     assert caught.value.code == "ZM-SRC-LAYOUT"
     assert not (tmp_path / "out").exists()
+
+
+def test_small_arrays_without_dimensions_do_not_share_them(source_copy, tmp_path):
+    source = source_copy("l2a")
+    for name in ("sun_angles", "mean_sun_angles", "detector"):
+        remove_attr(source, f"conditions/geometry/{name}", "_ARRAY_DIMENSIONS")
+    receipt = run(source, tmp_path / "out")
+    with xr.open_datatree(receipt.store, engine="zarr") as tree:
+        assert tree["conditions/geometry/mean_sun_angles"].dims == ("mean_sun_angles_dim_0",)
+        assert tree[ANGLES].dims == tuple(f"sun_angles_dim_{i}" for i in range(3))
+    assert verdict(receipt) is Verdict.PASS
 
 
 def resize(product: Path, metres: int, size: int) -> None:

@@ -1,7 +1,8 @@
 """What the consolidated metadata of a product say: its groups and arrays as values.
 
-The same of Zarr v2 and v3: numbers are little endian, every group that a path implies is there, fill values are what the Zarr v3
-specification calls them. A document that does not say what it must raises ValueError, KeyError, TypeError or AttributeError.
+The same of Zarr v2 and v3: numbers are little endian, dimensions without a name are those of their array alone, every group that
+a path implies is there, fill values are what the Zarr v3 specification calls them. A document that does not say what it must
+raises ValueError, KeyError, TypeError or AttributeError.
 """
 
 import math
@@ -70,7 +71,7 @@ def _array(path: str, node: Mapping[str, Any], stored: Any, chunks: Any, dims: A
         shape=shape,
         dtype=dtype,
         chunks=tuple(chunks),
-        dims=tuple(dims or [f"dim_{i}" for i in range(len(shape))]),
+        dims=tuple(dims or [f"{path.rpartition('/')[2]}_dim_{i}" for i in range(len(shape))]),
         fill_value=_fill_value(node["fill_value"], is_integer),
         attributes=attributes,
         encoding=node,
