@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from zarrmill import FORMAT_VERSION
-from zarrmill.config import Recipe, Source
+from zarrmill.config import Pixels, Recipe, Source
 from zarrmill.core import conventions as cv
+from zarrmill.core.array_plans import is_mandatory
 from zarrmill.core.blocks import column_bands, n_workers, stripe_rows
 from zarrmill.core.grid import centres, grid_from_centres
 from zarrmill.core.layout import GRD_TYPES, level_groups, source_crs, source_layout, store_plan
@@ -44,7 +45,7 @@ from zarrmill.io.store_bucket import BucketWriter
 from zarrmill.io.takeover import take_over
 from zarrmill.io.windows import WindowedArray
 from zarrmill.io.written import Entry, Written
-from zarrmill.model import ConvertReceipt, Finding, Grid, Product, RasterTask, Severity, SourceTree, StorePlan, Taken
+from zarrmill.model import ConvertReceipt, Finding, Grid, Product, RasterTask, Severity, SourceArray, SourceTree, StorePlan, Taken
 
 Progress = Callable[[int, int], None]
 """Told decoded bytes done and in all."""
@@ -101,7 +102,7 @@ def plan_store(objects: Objects, tree: SourceTree, product_type: str, recipe: Re
     Raises: SourceError: the source is not what its product type has, or its coordinates are not a regular grid.
     """
     if product_type in GRD_TYPES:
-        values = {path: read_whole(objects, tree.arrays[path]) for path in needed_arrays(tree, recipe.pixels)}
+        values = {path: _needed(objects, tree.arrays[path]) for path in needed_arrays(tree, recipe.pixels)}
         return grd_plan(tree, recipe.pixels, values)
     layout = source_layout(product_type)
     crs = source_crs(tree)
@@ -142,6 +143,16 @@ def _identity(product: Product, recipe: Recipe, tree: SourceTree) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+def _needed(objects: Objects, array: SourceArray) -> NDArray[Any]:
+    """Return a small array without which nothing can be placed. Raises: SourceError: a chunk is not there."""
+
+    def missing(key: str) -> None:
+        found = f"{objects.href}: array {array.path}: chunk {key} is not there, without it no pixel has a place"
+        raise SourceError(f"{found}; report it to the provider", kind="missing")
+
+    return read_whole(objects, array, missing)
+
+
 def _group_grid(objects: Objects, tree: SourceTree, path: str, metres: int, crs: str) -> Grid:
     axes = []
     for name in ("x", "y"):
@@ -150,7 +161,7 @@ def _group_grid(objects: Objects, tree: SourceTree, path: str, metres: int, crs:
             raise SourceError(
                 f"{path}: no one-dimensional {name}; the grid cannot be known; report it to the provider", kind="layout"
             )
-        axes.append(read_whole(objects, array).astype(np.float64))
+        axes.append(_needed(objects, array).astype(np.float64))
     try:
         return grid_from_centres(axes[0], axes[1], metres, crs)
     except ValueError as error:
@@ -182,7 +193,7 @@ class _Conversion:
         written = self._write_pixels()
         meter.step("pixels")
         small, documents = SmallObjects(self._writer, self._finished), self._documents()
-        written += self._write_copies(small)
+        written += self._write_copies(small, recipe.pixels)
         written += self._write_coordinates(small)
         written += [small.write(f"{path}/zarr.json", _json(node)) for path, node in sorted(documents.items())]
         digest = tree_digest((item.key, item.n_bytes, item.sha256) for item in written)
@@ -307,10 +318,11 @@ class _Conversion:
             self._done += n_bytes
             self._on_progress(self._done, self._total)
 
-    def _write_copies(self, small: SmallObjects) -> list[Written]:
+    def _write_copies(self, small: SmallObjects, pixels: Pixels) -> list[Written]:
         written = []
         for source, plan in self._plan.copies:
-            written += small.write_array(plan, read_whole(self._objects, source))
+            copy = Taken(source, plan, is_mandatory(source.path, pixels))
+            written += small.write_array(plan, read_whole(self._objects, source, partial(self._missing, copy)))
             self._advance(source.n_bytes)
         return written
 
