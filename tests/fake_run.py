@@ -93,6 +93,23 @@ def fake_products(n: int) -> tuple[Product, ...]:
     return tuple(products)
 
 
+def fake_items(products: Sequence[Product]) -> list[dict[str, Any]]:
+    """Return items as a catalogue serves them, without geometry; their stable fields identify the source."""
+    return [
+        {
+            "type": "Feature",
+            "stac_version": "1.1.0",
+            "id": product.product_id,
+            "collection": product.collection,
+            "geometry": None,
+            "properties": {"datetime": product.datetime, "product:type": product.product_type},
+            "links": [],
+            "assets": {"product": {"href": product.href, "type": "application/vnd+zarr", "roles": ["data", "metadata"]}},
+        }
+        for product in products
+    ]
+
+
 def fake_run(root: Path, n: int = 12, *, n_failed: int = 0, n_waiting: int = 0, thumbnails: bool = True) -> FakeRun:
     """Write a run of ``n`` products below ``root``: most ok, the last ones waiting, those before them failed."""
     settings = parse_settings(
