@@ -50,16 +50,16 @@ def one_product(session: Session, items: Path, size_px: int, imports_s: Mapping[
         for folder in (bare, flow):
             folder.fresh()
             session.quietly(folder.zarrmill("plan"), cwd=folder.path)
-        alone = {}
+        calls, undisturbed = {}, 0.0
         for stage in PRODUCT_STAGES:
             case = f"one-{size_px}-{stage}"
-            session.run(case, f"engine: {stage}, {size_px} px", bare.bare("stage", name=stage, threads=threads))
-            told = session.told(case)
-            alone[stage] = float(told["wall_s"])
+            cost = session.run(case, f"engine: {stage}, {size_px} px", bare.bare("stage", name=stage, threads=threads))
+            calls[stage] = float(session.told(case)["wall_s"])
+            undisturbed += calls[stage] * cost.alone_s / cost.wall_s
         case = f"one-{size_px}-workflow"
         cost = session.run(case, f"workflow: one product, {size_px} px", flow.snakemake())
-        cpu_above = cost.cpu_s - float(told["cpu_s"]) - sum(one.cpu_s for one in _engine(flow))
-        rounds.append(_seconds(flow, cost, alone, imports_s) | {"cpu_above_engine": cpu_above})
+        told = _seconds(flow, cost, calls, imports_s)
+        rounds.append(told | {"undisturbed": cost.alone_s, "above_undisturbed": cost.alone_s - undisturbed})
     for folder in (bare, flow):
         folder.fresh()
     return _medians(rounds)

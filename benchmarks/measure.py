@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -38,6 +38,13 @@ class Cost:
     """Load average over one minute before the run."""
     foreign_cpu_s: float
     """CPU seconds that the rest of the machine used meanwhile; wall seconds count only where this is small."""
+    waited_s: float = 0.0
+    """Seconds in which a thread of the tree was ready to run and waited for a CPU; see ``_Queue``."""
+
+    @property
+    def alone_s(self) -> float:
+        """Wall seconds without those that were waited for a CPU: near to what they are on a machine that does nothing else."""
+        return round(self.wall_s - self.waited_s, 2)
 
 
 def run(
@@ -56,13 +63,15 @@ def run(
         start = time.perf_counter()
         whole = {**os.environ, **(env or {})}
         process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, cwd=cwd, env=whole)
-        peak, status, usage = _watch(process.pid)
+        queue = _Queue()
+        peak, status, usage = _watch(process.pid, queue)
         wall = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in codes:
         raise RuntimeError(f"{' '.join(command)}: exit code {process.returncode}\n{log.read_text()[-2000:]}")
     cpu = usage.ru_utime + usage.ru_stime
-    return Cost(round(wall, 2), round(cpu, 2), peak, round(load, 2), round(max(_busy_s() - busy - cpu, 0), 2))
+    foreign = max(_busy_s() - busy - cpu, 0)
+    return Cost(round(wall, 2), round(cpu, 2), peak, round(load, 2), round(foreign, 2), round(queue.seconds, 2))
 
 
 def _busy_s() -> float:
@@ -71,7 +80,32 @@ def _busy_s() -> float:
     return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)
 
 
-def _watch(pid: int) -> tuple[int, int, struct_rusage]:
+class _Queue:
+    """Adds up how long a tree of processes waited for a CPU.
+
+    In the time between two looks it waited as long as that of its threads that waited longest: where one is at work for all, as
+    in a program of one thread or a driver with its job, that is the time which was lost. What Linux says in ``schedstat`` counts;
+    where there is none, nothing was waited. The last part of a second of every process is not seen.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._at, self._seen = time.perf_counter(), dict[str, int]()
+
+    def look(self, pids: Iterable[int]) -> None:
+        """Take in what the threads of these processes waited since the last look."""
+        now, seen = time.perf_counter(), dict[str, int]()
+        for pid in pids:
+            with suppress(OSError):
+                for thread in os.scandir(f"/proc/{pid}/task"):
+                    with suppress(OSError):
+                        seen[thread.name] = int(Path(thread.path, "schedstat").read_text().split()[1])
+        longest = max((waited - self._seen.get(name, 0) for name, waited in seen.items()), default=0)
+        self.seconds += min(longest / 1e9, now - self._at)
+        self._at, self._seen = now, seen
+
+
+def _watch(pid: int, queue: _Queue) -> tuple[int, int, struct_rusage]:
     """Return peak memory, exit status and resource usage of a child process when it has ended."""
     tree, peak, looks = [psutil.Process(pid)], 0, 0
     while True:
@@ -81,6 +115,7 @@ def _watch(pid: int) -> tuple[int, int, struct_rusage]:
         if looks % CHILDREN_EVERY == 0:
             with suppress(psutil.Error):
                 tree = [tree[0], *tree[0].children(recursive=True)]
+            queue.look(process.pid for process in tree)
         looks += 1
         peak = max(peak, sum(_memory(process, alone=len(tree) == 1) for process in tree))
         time.sleep(EVERY_S)
@@ -110,7 +145,7 @@ def answer(log: Path) -> Json:
 
 def summary(costs: Sequence[Cost]) -> Json:
     """Return the median of every number, and all runs."""
-    names = ("wall_s", "cpu_s", "peak_bytes")
+    names = ("wall_s", "cpu_s", "peak_bytes", "alone_s")
     return {n: statistics.median(getattr(c, n) for c in costs) for n in names} | {"runs": [asdict(c) for c in costs]}
 
 

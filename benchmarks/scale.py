@@ -56,6 +56,10 @@ class Place:
         return cost, dict(Counter(map(_kind, self.proxy.requests))) if self.proxy else {}
 
 
+def _row(cost: Cost) -> Json:
+    return asdict(cost) | {"alone_s": cost.alone_s}
+
+
 def _kind(request: Any) -> str:
     path, _, query = request.path.partition("?")
     if request.method == "GET" and path.strip("/") == BUCKET and "prefix=" in query:
@@ -91,7 +95,7 @@ def many(session: Session, where: Place) -> Json:
     )
     shown, asked_dry = where.measure(session, "dry-run", f"snakemake -n, {n} products in one graph", folder.snakemake("-n"))
     _expect(f"{n} products would be built", session.text(f"dry-run-{where.name}"))
-    found = {"n": n, "plan": asdict(planned), "dry_run": asdict(shown)}
+    found = {"n": n, "plan": _row(planned), "dry_run": _row(shown)}
     return found | {"requests_plan": asked, "requests_dry_run": asked_dry}
 
 
@@ -110,7 +114,7 @@ def metadata(session: Session) -> Json:
     title = f"zarrmill plan, {n} products, the metadata of every source is read; disk"
     cost = session.run("plan-metadata", title, made.zarrmill("plan"), cwd=folder)
     made.fresh()
-    return {"n": n, "plan": asdict(cost), "n_bytes": known["S02MSIL2A"].stat().st_size}
+    return {"n": n, "plan": _row(cost), "n_bytes": known["S02MSIL2A"].stat().st_size}
 
 
 def backfill(session: Session, where: Sequence[Place]) -> Json:
@@ -129,7 +133,7 @@ def backfill(session: Session, where: Sequence[Place]) -> Json:
             cost, _ = place.measure(session, "cut", title, folder.zarrmill(*words), cwd=folder.path)
             shards = _shards(session.text(f"cut-{place.name}"))
             rows = [_shard(session, place, folder, *shards[index]) for index in _spread(session, place, len(shards))]
-            found[place.name] = {"cut": asdict(cost), "n_shards": len(shards), "shards": rows}
+            found[place.name] = {"cut": _row(cost), "n_shards": len(shards), "shards": rows}
             found[place.name] |= {"rerun": _rerun(session, place, folder, rows[0]["run"], shards[rows[0]["index"]][1])}
     return found
 
@@ -139,7 +143,7 @@ def _shard(session: Session, place: Place, folder: Folder, index: int, shard: Sh
     planned, asked = place.measure(session, "shard-plan", "zarrmill plan, one shard", folder.plan(run, shard), cwd=folder.path)
     shown, asked_dry = place.measure(session, "shard-dry-run", "snakemake -n, one shard", folder.shard(run, shard))
     _expect(f"{shard.n_listed} products would be built", session.text(f"shard-dry-run-{place.name}"))
-    found: Json = {"index": index, "run": run, "n": shard.n_listed, "plan": asdict(planned), "dry_run": asdict(shown)}
+    found: Json = {"index": index, "run": run, "n": shard.n_listed, "plan": _row(planned), "dry_run": _row(shown)}
     return found | {"requests_plan": asked, "requests_dry_run": asked_dry}
 
 
@@ -151,7 +155,7 @@ def _rerun(session: Session, place: Place, folder: Folder, run: str, shard: Shar
     planned, asked = place.measure(session, "again-plan", title, folder.plan(run, shard), cwd=folder.path, codes=(3,))
     again, asked_run = place.measure(session, "again-run", f"snakemake, finished shard of {n}", words)
     _expect("Nothing to be done", session.text(f"again-run-{place.name}"))
-    found: Json = {"n": n, "plan": asdict(planned), "run": asdict(again)}
+    found: Json = {"n": n, "plan": _row(planned), "run": _row(again)}
     return found | {"requests_plan": asked, "requests_run": asked_run}
 
 

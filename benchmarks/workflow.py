@@ -30,8 +30,8 @@ class Goal:
     unit: str = "s"
     least: bool = False
     """The bound is the least that it may be, not the most."""
-    by_cpu: float | None = None
-    """The same reckoned from CPU seconds, which other work on the machine changes little; None where there are none."""
+    undisturbed: float | None = None
+    """The same, without what other work on the machine does to it; None where that does nothing."""
 
     @property
     def met(self) -> bool:
@@ -41,15 +41,9 @@ class Goal:
     def to_json(self) -> Json:
         """Return the row of the report."""
         words = f"{'at least' if self.least else 'at most'} {self.bound:g} {self.unit}".strip()
-        by_cpu = None if self.by_cpu is None else round(self.by_cpu, 3)
-        return {
-            "name": self.name,
-            "found": round(self.found, 3),
-            "by_cpu": by_cpu,
-            "goal": words,
-            "unit": self.unit,
-            "met": self.met,
-        }
+        undisturbed = None if self.undisturbed is None else round(self.undisturbed, 3)
+        row: Json = {"name": self.name, "found": round(self.found, 3), "undisturbed": undisturbed}
+        return row | {"goal": words, "unit": self.unit, "met": self.met}
 
 
 def arguments() -> argparse.Namespace:
@@ -113,20 +107,20 @@ def goals(found: Json) -> list[Goal]:
     told: list[Goal] = []
     for size, one in found.get("one", {}).items():
         name = f"one product of {size} px: snakemake above the engine's seconds"
-        told.append(Goal(name, one["above_engine"], 5, by_cpu=one["cpu_above_engine"]))
+        told.append(Goal(name, one["above_engine"], 5, undisturbed=one["above_undisturbed"]))
         start = max(one[name] for name in one if name.startswith("start_"))
         told.append(Goal(f"one product of {size} px: start-up of a script job beside its imports, the longest", start, 1))
     for where, several in found.get("load", {}).items():
         name = f"{several['n_products']} products, stores {WHERE[where]}: throughput of the bare engine that is reached"
-        told.append(Goal(name, several["share"], 0.9, "", least=True, by_cpu=several["share_cpu"]))
+        told.append(Goal(name, several["share"], 0.9, "", least=True, undisturbed=several["share_cpu"]))
     for where, many in found.get("many", {}).items():
         for verb, key in (("plan", "plan"), ("snakemake -n, one graph", "dry_run")):
             name = f"{verb}, {many['n']} products, state {WHERE[where]}"
-            told.append(Goal(name, many[key]["wall_s"], 60, by_cpu=many[key]["cpu_s"]))
+            told.append(Goal(name, many[key]["wall_s"], 60, undisturbed=many[key]["alone_s"]))
             told.append(Goal(f"{name}: peak memory", many[key]["peak_bytes"] / 1e9, 1, "GB"))
     if "metadata" in found:
         name, plan = f"plan, {found['metadata']['n']} products, metadata of every source read", found["metadata"]["plan"]
-        told.append(Goal(name, plan["wall_s"], 60, by_cpu=plan["cpu_s"]))
+        told.append(Goal(name, plan["wall_s"], 60, undisturbed=plan["alone_s"]))
         told.append(Goal(f"{name}: peak memory", plan["peak_bytes"] / 1e9, 1, "GB"))
     for where in WHERE:
         if where in found.get("backfill", {}):
@@ -145,7 +139,7 @@ def _goals_of_shards(where: str, n: int, found: Json) -> list[Goal]:
             most = max(scale.checks(shard[f"requests_{key}"]) for shard in shards)
             told.append(Goal(f"{verb} of a shard, {state}: requests that ask what is there, most", most, 10, ""))
     name = f"snakemake again, finished shard of {found['rerun']['n']}, {state}"
-    told.append(Goal(name, found["rerun"]["run"]["wall_s"], 10, by_cpu=found["rerun"]["run"]["cpu_s"]))
+    told.append(Goal(name, found["rerun"]["run"]["wall_s"], 10, undisturbed=found["rerun"]["run"]["alone_s"]))
     if where == "bucket":
         told.append(Goal(f"{name}: requests that ask what is there", scale.checks(found["rerun"]["requests_run"]), 10, ""))
     return told
