@@ -110,10 +110,10 @@ def goals(found: Json) -> list[Goal]:
         told.append(Goal(name, one["above_engine"], 5, undisturbed=one["above_undisturbed"]))
         start = max(one[name] for name in one if name.startswith("start_"))
         told.append(Goal(f"one product of {size} px: start-up of a script job beside its imports, the longest", start, 1))
-    for where, several in found.get("load", {}).items():
+    for where, several in _by_place(found.get("load", {})):
         name = f"{several['n_products']} products, stores {WHERE[where]}: throughput of the bare engine that is reached"
         told.append(Goal(name, several["share"], 0.9, "", least=True, undisturbed=several["share_cpu"]))
-    for where, many in found.get("many", {}).items():
+    for where, many in _by_place(found.get("many", {})):
         for verb, key in (("plan", "plan"), ("snakemake -n, one graph", "dry_run")):
             name = f"{verb}, {many['n']} products, state {WHERE[where]}"
             told.append(Goal(name, many[key]["wall_s"], 60, undisturbed=many[key]["alone_s"]))
@@ -122,10 +122,13 @@ def goals(found: Json) -> list[Goal]:
         name, plan = f"plan, {found['metadata']['n']} products, metadata of every source read", found["metadata"]["plan"]
         told.append(Goal(name, plan["wall_s"], 60, undisturbed=plan["alone_s"]))
         told.append(Goal(f"{name}: peak memory", plan["peak_bytes"] / 1e9, 1, "GB"))
-    for where in WHERE:
-        if where in found.get("backfill", {}):
-            told += _goals_of_shards(where, found["backfill"]["n"], found["backfill"][where])
+    for where, shards in _by_place(found.get("backfill", {})):
+        told += _goals_of_shards(where, found["backfill"]["n"], shards)
     return told
+
+
+def _by_place(found: Json) -> list[tuple[str, Json]]:
+    return [(where, found[where]) for where in WHERE if where in found]
 
 
 def _goals_of_shards(where: str, n: int, found: Json) -> list[Goal]:
