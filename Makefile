@@ -79,6 +79,9 @@ bench: setup  ## Measure the engine (REPEATS=3 SIZE=10980 WITH_OTHERS=1 BIG=0)
 	$(BIN)/python -m benchmarks.engine --size $(SIZE) --repeats $(REPEATS) --uv $(UV) \
 	  $(if $(filter 1,$(WITH_OTHERS)),--others) $(if $(filter 1,$(BIG)),--big)
 
+bench-workflow: setup  ## Measure the workflow around the engine (REPEATS=3 SIZE=10980)
+	$(BIN)/python -m benchmarks.workflow --size $(SIZE) --repeats $(REPEATS)
+
 # Program and the Debian packages that bring it.
 SERVERS := chromium:chromium buildah:buildah mmdebstrap:mmdebstrap slurmctld:munge,slurmctld,slurmd,slurm-client
 
@@ -116,4 +119,4 @@ clean:  ## Remove everything that commands made
 	rm -rf $(VENV) .tools .snakemake .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
 	find results -mindepth 1 ! -name README.md -delete
 
-.PHONY: help setup lock sample plan run demo check format docs servers install-profiles image test bench clean
+.PHONY: help setup lock sample plan run demo check format docs servers install-profiles image test bench bench-workflow clean

@@ -5,24 +5,17 @@ python -m benchmarks.engine [--size PX] [--repeats N] [--others] [--big]; ``make
 
 import argparse
 import json
-import os
-import platform
 import shutil
-import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import psutil
 
 from benchmarks import limits, measure, others, report
-from benchmarks.measure import Cost
+from benchmarks.measure import ROOT, Cost, Json, answer, machine, shown, summary, tell
 
-ROOT = Path(__file__).parent.parent
 SHOWN = ("zarrmill", "numpy", "numcodecs", "zarr", "xarray")
 GOALS = {
     "convert wall / floor": ("zarrmill", "floor", "wall_s", 1.5),
@@ -37,7 +30,6 @@ GOALS = {
     "convert / eopf-geozarr default (dask cluster), wall": ("zarrmill", "eopf-dask", "wall_s", round(1 / 18, 3)),
 }
 """Ratio to its two cases, what is divided, and the most that it should be."""
-Json = dict[str, Any]  # Any: JSON values
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +64,6 @@ def arguments() -> argparse.Namespace:
 def ours(verb: str, **values: object) -> tuple[str, ...]:
     """Return the command for a verb of ``benchmarks.ours``."""
     return (sys.executable, "-m", "benchmarks.ours", verb, json.dumps(values))
-
-
-def tell(text: str) -> None:
-    """Say what is going on."""
-    sys.stderr.write(f"{datetime.now():%H:%M:%S} {text}\n")
-
-
-def answer(log: Path) -> Json:
-    """Return the JSON object on the last line of a log."""
-    return dict(json.loads(log.read_text().strip().rpartition("\n")[2]))
 
 
 class Bench:
@@ -221,31 +203,6 @@ class Bench:
         return {"n_objects": len(keys), "n_same": same}
 
 
-def summary(costs: Sequence[Cost]) -> Json:
-    """Return the median of every number, and all runs."""
-    names = ("wall_s", "cpu_s", "peak_bytes")
-    return {n: statistics.median(getattr(c, n) for c in costs) for n in names} | {"runs": [asdict(c) for c in costs]}
-
-
-def machine() -> Json:
-    """Return what the numbers depend on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return {
-        "cpu": f"{os.cpu_count()} x {model or platform.machine()}",
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "system": f"{platform.system()}, {' '.join(platform.libc_ver())}, Python {platform.python_version()}",
-        "load": [round(value, 2) for value in os.getloadavg()],
-        "storage": "local disk, sources in the page cache",
-    }
-
-
-def shown(command: Sequence[str]) -> str:
-    """Return a command as it can be typed in the project's folder."""
-    words = (f"'{word}'" if word.startswith("{") else word for word in command)
-    return " ".join(words).replace(f"{ROOT}/", "")
-
-
 def result_of(bench: Bench, cases: Sequence[Case], planned: Json) -> Json:
     """Return everything that was measured."""
     options = bench.options
@@ -290,7 +247,7 @@ def main() -> None:
     cases = bench.cases(source, layout, venv) + bench.radar_cases(venv)
     bench.measure(cases)
     result = result_of(bench, cases, planned) | {"started": started, "versions": versions, "values": None}
-    result["machine"] = before | {"load_after": [round(value, 2) for value in os.getloadavg()]}
+    result["machine"] = before | {"load_after": machine()["load"]}
     if options.others:
         stores = (
             bench.told["zarrmill"]["store"],

@@ -39,6 +39,13 @@ def sample(root: str, size_px: int, pixels: str, product_type: str = OPTICAL) ->
     return {"product": str(build_product(spec, Path(root)))}
 
 
+def archive(root: str, size_px: int, pixels: str, n: int) -> Answer:
+    """Build ``n`` products of as many days once and return the path of their item collection."""
+    from zarrmill.sample import build_archive
+
+    return {"items": str(build_archive(Path(root), size_px=size_px, n_days=n, products_per_day=1, pixels=pixels))}  # type: ignore[arg-type]  # as above
+
+
 def grd(root: str, lines: int, samples: int) -> Answer:
     """Build a radar product of two polarisations once and return its path; its pixels are synthetic speckle."""
     from zarrmill.sample import GrdSpec, build_grd
@@ -112,7 +119,7 @@ def _product(source: str, product_type: str, chosen: Recipe) -> Product:
 def main() -> None:
     """Carry out one verb, in a process with the settings of a job."""
     keep_memory()
-    verbs: tuple[Callable[..., Answer], ...] = (sample, grd, layout, convert, validate)
+    verbs: tuple[Callable[..., Answer], ...] = (sample, archive, grd, layout, convert, validate)
     verb = next(verb for verb in verbs if verb.__name__ == sys.argv[1])
     sys.stdout.write(json.dumps(verb(**json.loads(sys.argv[2]))) + "\n")
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def write(result: Json, folder: Path) -> None:
     drawings = {name: bars(name, cases, *settings) for name, settings in BARS.items()}
     (folder / "engine.json").write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
     for name, drawing in drawings.items():
-        (folder / f"{name}.svg").write_text(_alone(drawing))
+        (folder / f"{name}.svg").write_text(alone(drawing))
     radar = {name: case for name, case in result["cases"].items() if name.startswith("grd")}
     shown = {
         "r": result,
@@ -51,17 +51,28 @@ def write(result: Json, folder: Path) -> None:
         "light": LIGHT,
     }
     for template, target in (("report.md.j2", "README.md"), ("report.html.j2", "index.html")):
-        (folder / target).write_text(_environment(html=target.endswith("html")).get_template(template).render(shown))
+        (folder / target).write_text(environment(html=target.endswith("html")).get_template(template).render(shown))
 
 
-def bars(name: str, cases: Mapping[str, Json], key: str, divisor: float, axis: str, form: str) -> str:
-    """Return one horizontal bar a conversion: the median, with a dot for each run."""
+def _colour(case: str) -> str:
+    return "idle" if case == "floor" else "first" if case.startswith("zarrmill") else "second"
+
+
+def bars(
+    name: str,
+    cases: Mapping[str, Json],
+    key: str,
+    divisor: float,
+    axis: str,
+    form: str,
+    colour: Callable[[str], str] = _colour,
+) -> str:
+    """Return one horizontal bar a case: the median, with a dot for each run."""
     with charts.figure_of(name, 7.6, 0.7 + 0.42 * len(cases)) as figure:
         axes = figure.add_subplot()
         for row, (case, cost) in enumerate(cases.items()):
-            colour = charts.COLOURS["idle" if case == "floor" else "first" if case.startswith("zarrmill") else "second"]
             runs = [run[key] / divisor for run in cost["runs"]]
-            axes.barh(row, cost[key] / divisor, height=0.56, color=colour)
+            axes.barh(row, cost[key] / divisor, height=0.56, color=charts.COLOURS[colour(case)])
             axes.plot(runs, [row] * len(runs), "o", markersize=3, color=charts.COLOURS["ink"])
             label = form.format(cost[key] / divisor)
             axes.annotate(label, (max(*runs, cost[key] / divisor), row), (6, 0), textcoords="offset points", va="center")
@@ -75,7 +86,7 @@ def bars(name: str, cases: Mapping[str, Json], key: str, divisor: float, axis: s
         return drawing
 
 
-def _alone(drawing: str) -> str:
+def alone(drawing: str) -> str:
     """Turn an element of a page into a file that shows in light and on its own."""
     colours = ";".join(f"--{name}:{value}" for name, value in LIGHT.items())
     spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
@@ -101,6 +112,6 @@ def _total(rows: Sequence[Json]) -> dict[str, Any]:
     }
 
 
-def _environment(*, html: bool) -> Environment:
+def environment(*, html: bool) -> Environment:
     loader = FileSystemLoader(Path(__file__).parent)
     return Environment(loader=loader, autoescape=html, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -93,6 +93,23 @@ def fake_products(n: int) -> tuple[Product, ...]:
     return tuple(products)
 
 
+def fake_items(products: Sequence[Product]) -> list[dict[str, Any]]:
+    """Return items as a catalogue serves them, without geometry; their stable fields identify the source."""
+    return [
+        {
+            "type": "Feature",
+            "stac_version": "1.1.0",
+            "id": product.product_id,
+            "collection": product.collection,
+            "geometry": None,
+            "properties": {"datetime": product.datetime, "product:type": product.product_type},
+            "links": [],
+            "assets": {"product": {"href": product.href, "type": "application/vnd+zarr", "roles": ["data", "metadata"]}},
+        }
+        for product in products
+    ]
+
+
 def price_list(**values: float) -> dict[str, Any]:
     """Return a price list by which one core second costs 0.001 EUR and a GB kept 2 EUR; everything is looked up."""
     numbers = {

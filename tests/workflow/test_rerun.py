@@ -53,6 +53,12 @@ def test_deleting_the_summary_rebuilds_the_report_alone(finished):
     assert finished.jobs() == {"report": 1}
 
 
+def test_the_report_links_to_the_catalogue_and_does_not_wait_for_it(finished):
+    assert 'href="../catalog/catalog.json"' in finished.state.report.read_text()
+    (finished.state.catalog / "catalog.json").unlink()
+    assert finished.jobs() == {"stac_catalog": 1}
+
+
 def test_comments_and_key_order_rebuild_nothing(finished):
     for name in ("config/config.yaml", "config/s2-l2a.yaml"):
         path = finished.path / name

@@ -48,18 +48,20 @@ def report(
     workdir: Path | None = None,
     command: str = COMMAND,
     now: datetime | None = None,
+    catalog: bool = False,
 ) -> Summary:
     """Write ``report/index.html`` and ``summary.json`` of a run and return the summary.
 
     Args: page_to, summary_to: where to write them, by default in the run's state; workdir: folder that relative paths start
-    from, by default the current one; command: what the user typed to run, shown as the way to continue; now: time of the report.
+    from, by default the current one; command: what the user typed to run, shown as the way to continue; now: time of the report;
+    catalog: link to the catalogue though it may not be there yet, because it is written at the same time.
     Raises: CapacityError, StoreError: the report cannot be written; UnknownStateError: the state cannot be listed.
         Unreadable records never raise.
     """
     summary, records, recipes, reader = _survey(settings, workdir, now)
     stores = _stores(settings.store_root, workdir or Path(), reader.state.report.parent)
     (summary_to or reader.state.summary).write_text(dumps(summary_json(summary)))
-    (page_to or reader.state.report).write_text(_html(summary, records, reader, stores, command, recipes))
+    (page_to or reader.state.report).write_text(_html(summary, records, reader, stores, command, recipes, catalog=catalog))
     return summary
 
 
@@ -251,6 +253,8 @@ def _html(
     stores: str,
     command: str,
     recipes: Mapping[str, Recipe],
+    *,
+    catalog: bool,
 ) -> str:
     state = reader.state
     files = {record.product.name: reader.files(record.product) for record in records}
@@ -274,7 +278,7 @@ def _html(
         "data": embedded_json({"columns": page.COLUMNS, "rows": page.table(summary, files), "stores": stores}),
         "logs": {group.failure_class: _beside(group.log, reader) for group in summary.failures},
         "plan": reader.listing.get(state.plan_html) is not None,
-        "catalog": reader.listing.get(state.catalog / "catalog.json") is not None,
+        "catalog": catalog or reader.listing.get(state.catalog / "catalog.json") is not None,
     }
     filters: dict[str, Callable[..., object]] = {
         "number": story.number,
