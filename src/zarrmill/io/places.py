@@ -140,21 +140,27 @@ class Place:
 
         Raises: as ``write_bytes``.
         """
+        if self.remote:
+            return self._create_remote(data)
         with _writing(self):
-            if not self.remote:
-                with _draft(self, data) as draft:
-                    try:
-                        os.link(draft, self.href)
-                    except FileExistsError:
-                        return False
-                return True
-            import obstore
-            from obstore.exceptions import AlreadyExistsError
+            with _draft(self, data) as draft:
+                try:
+                    os.link(draft, self.href)
+                except FileExistsError:
+                    return False
+        return True
 
+    def _create_remote(self, data: bytes) -> bool:
+        # boto3's PUT: obstore does not repeat a conditional one whose connection broke.
+        name, key = bucket.split(self.href)
+        with bucket.writing(self.href):
             try:
-                obstore.put(*store_and_key(self), data, use_multipart=False, mode="create")
-            except AlreadyExistsError:
-                return False
+                bucket.client(name).put_object(Bucket=name, Key=key, Body=data, IfNoneMatch="*")
+            except bucket.failures() as error:
+                if bucket.reason_of(error)[0] != "exists":
+                    raise
+                # The answer to an earlier try may have been lost: then the object is ours.
+                return bucket.n_repeated(error) > 0 and self.read_bytes() == data
         return True
 
     def unlink(self) -> None:
