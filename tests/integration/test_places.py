@@ -58,6 +58,26 @@ def test_creating_goes_on_after_a_broken_connection_and_knows_its_own_object(
     assert place.read_bytes() == b"one"
 
 
+@pytest.mark.parametrize("kind", ["cut", "reset"])
+def test_a_listing_whose_answer_breaks_off_is_asked_for_again(
+    s3_bucket: Bucket, proxied: Proxied, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    place = place_of(s3_bucket.href("state/run/a"))
+    place.write_bytes(b"one")
+    proxy = proxied(s3_bucket.url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    buckets.use(S3(retries=2))
+    rule = proxy.add(Rule(kind=kind, method="GET", n_bytes=30, n=2))
+    assert [found.name for found, _ in Listing(place.parent.parent).below(place.parent.parent)] == ["a"]
+    assert rule.n_met == 2
+    rule = proxy.add(Rule(kind=kind, method="GET", n_bytes=30, n=1))
+    assert not (place.parent / "b").exists()
+    assert rule.n_met == 1
+    proxy.add(Rule(kind=kind, method="GET", n_bytes=30))
+    with pytest.raises(UnknownStateError):
+        Listing(place.parent).files(place.parent)
+
+
 def test_the_same_content_is_not_written_again(root: Place) -> None:
     place = root / "a"
     assert place.write_changed(b"one")

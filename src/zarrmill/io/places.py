@@ -93,7 +93,7 @@ class Place:
                 obstore.head(*store_and_key(self))
             except FileNotFoundError:
                 # The answer to HEAD does not tell a missing object from a missing bucket, which a listing does.
-                obstore.list_with_delimiter(*store_and_key(self))
+                whole(lambda: obstore.list_with_delimiter(*store_and_key(self)))
                 return False
         return True
 
@@ -226,6 +226,18 @@ def store_and_key(place: Place) -> "tuple[S3Store, str]":
     """Return the obstore store of a place's bucket, and its key there."""
     name, key = bucket.split(place.href)
     return bucket.shared_store(name), key
+
+
+def whole[T](listing: Callable[[], T]) -> T:
+    """Return what ``listing`` returns, asking again when its answer breaks off in its body, which obstore does not."""
+    import tenacity
+
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda error: "response body" in str(error)),
+        stop=tenacity.stop_after_attempt(bucket.settings().retries + 1),
+        wait=tenacity.wait_random_exponential(0.1, 20),
+        reraise=True,
+    )(listing)
 
 
 @contextmanager
