@@ -10,6 +10,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -107,7 +108,7 @@ def no_bucket(**options: object) -> Rule:
     return Rule(kind="answer", status=404, code="NoSuchBucket", **options)  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Request:
     """One request that came in."""
 
@@ -116,6 +117,10 @@ class Request:
     """Path and query."""
     rule: Rule | None
     """The rule that it met."""
+    at: float = field(default_factory=time.time)
+    """When it came, seconds since the epoch."""
+    status: int = 0
+    """What the server answered, also where the client never heard of it; 0 when it was not asked."""
 
 
 @dataclass
@@ -143,12 +148,12 @@ class FaultProxy:
         """Forget rules and requests."""
         self.rules, self.requests = [], []
 
-    def take(self, method: str, path: str) -> Rule | None:
-        """Note a request and return the rule that it meets."""
+    def take(self, method: str, path: str) -> Request:
+        """Note a request with the rule that it meets."""
         with self._lock:
-            rule = next((rule for rule in self.rules if rule.takes(method, path)), None)
-            self.requests.append(Request(method, path, rule))
-        return rule
+            request = Request(method, path, next((rule for rule in self.rules if rule.takes(method, path)), None))
+            self.requests.append(request)
+        return request
 
 
 @contextmanager
@@ -208,14 +213,15 @@ class _Connection:
             while True:
                 head = await _head(self._reader)
                 method, path, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)
-                if not await self._exchange(head, method, self._proxy.take(method, path)):
+                if not await self._exchange(head, self._proxy.take(method, path)):
                     return
         finally:
             if self._server:
                 await _close(self._server[1])
 
-    async def _exchange(self, head: bytes, method: str, rule: Rule | None) -> bool:
+    async def _exchange(self, head: bytes, request: Request) -> bool:
         """Answer one request; return whether the connection goes on."""
+        method, rule = request.method, request.rule
         kind = rule.kind if rule else ""
         if kind == "refuse":
             return _reset(self._writer)
@@ -235,6 +241,7 @@ class _Connection:
         up = asyncio.create_task(_pass_body(self._reader, server_writer, _length(head), rule if kind != "flip-down" else None))
         try:
             answer = await self._answer_head(server_reader)
+            request.status = int(answer.split(b" ", 2)[1][:3])
             if rule and kind == "lost":
                 await up
                 return _reset(self._writer)

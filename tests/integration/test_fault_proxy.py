@@ -69,6 +69,7 @@ def test_request_whose_answer_is_lost_was_carried_out(behind):
     with closing(bucket.client()) as client, pytest.raises(BotoCoreError):
         client.put_object(Bucket=bucket.name, Key=KEY, Body=BODY)
     assert bucket.contents() == {KEY: BODY}
+    assert proxy.requests[-1].status == 200, "what the server answered is known"
 
 
 def test_flipped_bytes_pass_a_proxy_that_is_told_to_and_a_checksum_finds_them(behind):

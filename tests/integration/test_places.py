@@ -49,6 +49,42 @@ def test_what_is_written_is_read_and_what_is_not_there_is_missing(root: Place) -
     assert not place.exists()
 
 
+@pytest.mark.parametrize("kind", ["refuse", "lost", "answer"])
+def test_creating_goes_on_after_a_broken_connection_and_knows_its_own_object(
+    s3_bucket: Bucket, proxied: Proxied, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    proxy = proxied(s3_bucket.url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    place = place_of(s3_bucket.href("state/a"))
+    rule = proxy.add(Rule(kind=kind, method="PUT", n=2))
+    assert place.create(b"one")
+    assert rule.n_met == 2
+    proxy.add(Rule(kind="refuse", method="PUT", n=1))
+    assert not place.create(b"two"), "another one's object is not ours, also when it was asked for twice"
+    assert not place.create(b"one"), "what was there before is not ours"
+    assert place.read_bytes() == b"one"
+
+
+@pytest.mark.parametrize("kind", ["cut", "reset"])
+def test_a_listing_whose_answer_breaks_off_is_asked_for_again(
+    s3_bucket: Bucket, proxied: Proxied, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    place = place_of(s3_bucket.href("state/run/a"))
+    place.write_bytes(b"one")
+    proxy = proxied(s3_bucket.url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    buckets.use(S3(retries=2))
+    rule = proxy.add(Rule(kind=kind, method="GET", n_bytes=30, n=2))
+    assert [found.name for found, _ in Listing(place.parent.parent).below(place.parent.parent)] == ["a"]
+    assert rule.n_met == 2
+    rule = proxy.add(Rule(kind=kind, method="GET", n_bytes=30, n=1))
+    assert not (place.parent / "b").exists()
+    assert rule.n_met == 1
+    proxy.add(Rule(kind=kind, method="GET", n_bytes=30))
+    with pytest.raises(UnknownStateError):
+        Listing(place.parent).files(place.parent)
+
+
 def test_the_same_content_is_not_written_again(root: Place) -> None:
     place = root / "a"
     assert place.write_changed(b"one")

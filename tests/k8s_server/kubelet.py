@@ -22,6 +22,7 @@ SECRETS, CONFIGMAPS, ACCOUNTS = (BY_RESOURCE["", name] for name in ("secrets", "
 WORKDIR = "/workdir"
 """Working folder of the image and of the executor's containers."""
 TICK_S = 0.05
+"""Seconds between two looks at a pod."""
 DISK_TICK_S = 0.5
 
 
@@ -61,6 +62,8 @@ class Kubelet:
     """Every pod that ever came here, by name."""
     n_most: int = 0
     """Largest number of containers that ran at once."""
+    watch_s: float = TICK_S
+    """Seconds between two looks at the memory of a pod; each costs CPU time."""
     _n_running: int = 0
     _queue: list[Running] = field(default_factory=list)
     _down: threading.Event = field(default_factory=threading.Event)
@@ -266,7 +269,7 @@ class Kubelet:
             if over or (due and fault is not None and fault.kind == "evicted"):
                 end_group(process, min(self.grace_s, 1.0))
                 return "Evicted"
-            if running.stopped.wait(TICK_S):
+            if running.stopped.wait(self.watch_s):
                 end_group(process, self.grace_s)
         end_group(process, 0)
         return ""

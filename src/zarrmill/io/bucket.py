@@ -268,6 +268,12 @@ def reason_of(error: Exception) -> tuple[Reason, str]:
     return ("outage" if status >= 500 or status == 429 or code in _PASSING else "refused"), text
 
 
+def n_repeated(error: Exception) -> int:
+    """Return how often boto3 had sent the request before the try that ended with this error."""
+    response = getattr(error, "response", {})
+    return int(response.get("ResponseMetadata", {}).get("RetryAttempts", 0))
+
+
 _ADVICE = {
     "denied": "access denied ({}); check credentials and rights",
     "clock": "the clock of this machine is wrong ({}); set it, then run again",

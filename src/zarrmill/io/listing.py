@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from threading import RLock
 from typing import Any
 
-from zarrmill.io.places import Place, reading, store_and_key
+from zarrmill.io.places import Place, reading, store_and_key, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +115,11 @@ class Listing:
         store, prefix = store_and_key(self.root)
         start = len(prefix) + 1 if prefix else 0
         if not unit:
-            answer = obstore.list_with_delimiter(store, prefix)
+            answer = whole(lambda: obstore.list_with_delimiter(store, prefix))
             self._folders[""] = {path[start:] for path in answer["common_prefixes"]}
             self._add(answer["objects"], start)
             return
-        for page in obstore.list(store, f"{prefix}/{unit}" if prefix else unit):
+        for page in whole(lambda: list(obstore.list(store, f"{prefix}/{unit}" if prefix else unit))):
             self._add(page, start)
         for key in [key for key in self._files if key == unit or key.startswith(f"{unit}/")]:
             # The server's order is not ours: some do not sort by bytes.

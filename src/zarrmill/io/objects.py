@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from zarrmill.errors import SourceError, hidden
 from zarrmill.io import bucket as buckets
+from zarrmill.io.places import whole
 
 if TYPE_CHECKING:
     from zarr.storage import ObjectStore
@@ -243,7 +244,7 @@ class Objects:
         import obstore
 
         with _Translated(self.href):
-            items = [item for page in obstore.list(self.backend) for item in page]
+            items = whole(lambda: [item for page in obstore.list(self.backend) for item in page])
         return {str(item["path"]): (int(item["size"]), item["e_tag"]) for item in items}
 
     def zarr_store(self) -> "ObjectStore[Any]":

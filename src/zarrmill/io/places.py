@@ -101,7 +101,7 @@ class Place:
                 obstore.head(*store_and_key(self))
             except FileNotFoundError:
                 # The answer to HEAD does not tell a missing object from a missing bucket, which a listing does.
-                obstore.list_with_delimiter(*store_and_key(self))
+                whole(lambda: obstore.list_with_delimiter(*store_and_key(self)))
                 return False
         return True
 
@@ -148,21 +148,27 @@ class Place:
 
         Raises: as ``write_bytes``.
         """
+        if self.remote:
+            return self._create_remote(data)
         with _writing(self):
-            if not self.remote:
-                with _draft(self, data) as draft:
-                    try:
-                        os.link(draft, self.href)
-                    except FileExistsError:
-                        return False
-                return True
-            import obstore
-            from obstore.exceptions import AlreadyExistsError
+            with _draft(self, data) as draft:
+                try:
+                    os.link(draft, self.href)
+                except FileExistsError:
+                    return False
+        return True
 
+    def _create_remote(self, data: bytes) -> bool:
+        # boto3's PUT: obstore does not repeat a conditional one whose connection broke.
+        name, key = bucket.split(self.href)
+        with bucket.writing(self.href):
             try:
-                obstore.put(*store_and_key(self), data, use_multipart=False, mode="create")
-            except AlreadyExistsError:
-                return False
+                bucket.client(name).put_object(Bucket=name, Key=key, Body=data, IfNoneMatch="*")
+            except bucket.failures() as error:
+                if bucket.reason_of(error)[0] != "exists":
+                    raise
+                # The answer to an earlier try may have been lost: then the object is ours.
+                return bucket.n_repeated(error) > 0 and self.read_bytes() == data
         return True
 
     def unlink(self) -> None:
@@ -228,6 +234,18 @@ def store_and_key(place: Place) -> "tuple[S3Store, str]":
     """Return the obstore store of a place's bucket, and its key there."""
     name, key = bucket.split(place.href)
     return bucket.shared_store(name), key
+
+
+def whole[T](listing: Callable[[], T]) -> T:
+    """Return what ``listing`` returns, asking again when its answer breaks off in its body, which obstore does not."""
+    import tenacity
+
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda error: "response body" in str(error)),
+        stop=tenacity.stop_after_attempt(bucket.settings().retries + 1),
+        wait=tenacity.wait_random_exponential(0.1, 20),
+        reraise=True,
+    )(listing)
 
 
 @contextmanager
