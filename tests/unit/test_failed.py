@@ -9,7 +9,7 @@ from fake_run import FakeRun, fake_run
 
 from zarrmill.errors import CODES, EXIT_FAILED, PERMANENT
 from zarrmill.io.failed import SHORT_OF_DISK, SHORT_OF_MEMORY, final_failure, keep_failure, share_of, tail_of
-from zarrmill.io.record import write_record
+from zarrmill.io.record import read_record, write_record
 from zarrmill.io.session import SESSION, begin_session, session
 from zarrmill.io.state import Failures
 from zarrmill.job import product_job
@@ -118,6 +118,9 @@ def test_retry_of_a_final_failure_ends_at_once_and_the_next_driver_tries(run, mo
         raise RuntimeError("it began")
     last = Failures(run.state).of(product)[-1]
     assert (last.attempt, last.failure_class) in {(2, "unknown"), (2, "config")}
+    record = read_record(FailureRecord, last.place)
+    assert '"event": "failed' in record.excerpt
+    assert record.session == "next"
 
 
 def test_end_of_a_log_is_read_and_one_that_is_gone_is_empty(tmp_path):

@@ -325,6 +325,7 @@ def test_page_shows_messages_as_text_never_as_markup(tmp_path: Path) -> None:
     assert data is not None
     rows = json.loads(data[1])["rows"]
     assert rows[1][page.COLUMNS.index("message")] == evil
+    assert "docs/reference/errors.md#zm-src-corrupt" in html_of(run)
 
 
 def test_quicklooks_in_the_page_are_few_and_small(tmp_path: Path) -> None:
