@@ -89,9 +89,9 @@ class Bench:
         made = self.once(f"sample-{size_px}-{product_type}", ours("sample", **values))
         return str(made["product"])
 
-    def radar_product(self, lines: int, samples: int) -> str:
-        """Return the path of a Sentinel-1 GRD product; built when it is not there."""
-        root = str(self.options.work / f"products-grd-{lines}x{samples}")
+    def radar_product(self, lines: int, samples: int, folder: str = "products-grd") -> str:
+        """Return the path of a Sentinel-1 GRD product in a folder of its own; built when it is not there."""
+        root = str(self.options.work / folder)
         return str(self.once("grd", ours("grd", root=root, lines=lines, samples=samples))["product"])
 
     def cases(self, source: str, layout: Path, venv: Path) -> list[Case]:
@@ -183,7 +183,7 @@ class Bench:
     def _radar_memory(self) -> list[Json]:
         lines, samples = (int(edge) for edge in self.options.radar.split("x"))
         edge, target = f"{lines // 2} x {samples // 2}", self.work / "stores-grd-half"
-        source = self.radar_product(lines // 2, samples // 2)
+        source = self.radar_product(lines // 2, samples // 2, "products-grd-half")
         values = {"source": source, "root": str(target), "threads": self.options.threads, "product_type": "S01SIWGRH"}
         half = limits.converted(ours("convert", **values), target, self._log("grd-half"), limits.GRD, "half", edge)
         return [self._row("grd", limits.GRD, f"{lines} x {samples}"), half]

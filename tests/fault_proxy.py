@@ -11,10 +11,10 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from signing import without
@@ -131,7 +131,7 @@ class FaultProxy:
     url: str = ""
     rules: list[Rule] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
-    on_upload: Callable[[str, int], None] = lambda path, n_bytes: None
+    on_upload: Any = lambda path, n_bytes: None  # Any: a function
     """Told of each PUT that is passed on: path and query, and the bytes of its body."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -231,13 +231,13 @@ class _Connection:
                 return False
         if rule and kind == "answer":
             return await self._answer(head, method, rule)
+        if method == "PUT":
+            self._proxy.on_upload(head.split(b" ", 2)[1].decode("latin-1"), max(_length(head), 0))
         if self._server is None:
             parts = urlsplit(self._proxy.upstream)
             self._server = await asyncio.open_connection(parts.hostname, parts.port, limit=1 << 20)
         server_reader, server_writer = self._server
         server_writer.write(without(head, rule.header) if rule and kind == "strip" else head)
-        if method == "PUT":
-            self._proxy.on_upload(head.split(b" ", 2)[1].decode("latin-1"), max(_length(head), 0))
         up = asyncio.create_task(_pass_body(self._reader, server_writer, _length(head), rule if kind != "flip-down" else None))
         try:
             answer = await self._answer_head(server_reader)
