@@ -135,6 +135,8 @@ class Controller:
             "spec": template["spec"],
             "status": {"phase": "Pending"},
         }
+        labels = pod["metadata"].get("labels", {})
+        pod["metadata"]["labels"] = {**labels, "batch.kubernetes.io/controller-uid": job["metadata"]["uid"]}
         if indexed:
             pod["metadata"].setdefault("annotations", {})[INDEX] = str(index)
             pod["spec"]["containers"][0].setdefault("env", []).append({"name": "JOB_COMPLETION_INDEX", "value": str(index)})
@@ -189,7 +191,6 @@ class Controller:
 def start_status(job: Object) -> None:
     """Fill in what the server defaults in a new Job."""
     spec, labels = job["spec"], {"job-name": job["metadata"]["name"], "batch.kubernetes.io/job-name": job["metadata"]["name"]}
-    labels["batch.kubernetes.io/controller-uid"] = job["metadata"]["uid"]
     spec["completions"] = spec.get("completions", 1)
     spec["parallelism"] = spec.get("parallelism", 1)
     spec["backoffLimit"] = spec.get("backoffLimit", 6 if "backoffLimitPerIndex" not in spec else 2**31 - 1)

@@ -9,7 +9,7 @@ from fake_run import fake_run
 
 from zarrmill.config import Settings
 from zarrmill.core.shards import Shard
-from zarrmill.errors import EXIT_BOUND, EXIT_FAILED, ConfigError
+from zarrmill.errors import EXIT_BOUND, EXIT_FAILED, EXIT_OK, ConfigError
 from zarrmill.io.places import place_of
 from zarrmill.io.record import dumps
 from zarrmill.io.state import State
@@ -18,6 +18,7 @@ from zarrmill.runs.summary import Ended, write_summary
 from zarrmill.stages.report import report
 
 CONFIG = Path("config/config.yaml")
+DAY = date(2025, 1, 9)
 
 
 @pytest.fixture
@@ -64,6 +65,14 @@ def test_the_report_is_written_anew_and_keeps_what_the_driver_said(backfill: Set
     told = json.loads(State.of(backfill).summary.read_text())
     assert (told["exit_code"], told["reason"], told["command"]) == (EXIT_BOUND, "stopped", "again")
     assert len(told["measured"]["slowest"]) == 5, "what other drivers measured stays"
+
+
+def test_a_reason_is_forgotten_when_everything_is_done(backfill: Settings) -> None:
+    write_summary(backfill, CONFIG, Ended(EXIT_BOUND, "the canary failed", (), "again", 2.0, ()))
+    (State.of(backfill).root / "backfill.json").write_text(dumps(document(backfill, Cuts((Shard(DAY, DAY, 4),), 5))))
+    write_summary(backfill, CONFIG)
+    told = json.loads(State.of(backfill).summary.read_text())
+    assert (told["exit_code"], told["reason"], told["next"][0]["text"]) == (EXIT_OK, "", "Nothing is left to do.")
 
 
 def test_a_name_without_a_backfill_is_named(backfill: Settings) -> None:
