@@ -11,6 +11,7 @@ import zarr
 from builders import drop_chunk, remove_attr, set_array_field, set_attr
 from products import grd_recipe, product_row, recipe_for
 
+from zarrmill.core import estimate
 from zarrmill.errors import SourceError
 from zarrmill.io.objects import Objects
 from zarrmill.io.source import read_tree
@@ -97,6 +98,15 @@ def test_groups_that_the_metadata_only_imply_are_in_the_store(source_copy, tmp_p
     assert verdict(receipt) is Verdict.PASS
 
 
+@pytest.mark.parametrize("fill", [-1, 65536, 0.5, "NaN"])
+def test_fill_value_that_the_dtype_cannot_hold_is_refused(source_copy, fill):
+    source = source_copy("l2a")
+    set_array_field(source, BAND, "fill_value", fill)
+    with pytest.raises(SourceError, match=rf"r10m/b02: fill value {fill!r} in <u2") as caught:
+        read_tree(Objects(str(source)))
+    assert caught.value.code == "ZM-SRC-METADATA"
+
+
 @pytest.mark.parametrize("dtype", ["<M8[ns]", "|S4", "<c16", "<f16"])
 def test_dtype_without_a_common_form_is_refused_before_anything_is_written(source_copy, tmp_path, dtype):
     source = source_copy("l2a")
@@ -112,6 +122,7 @@ def test_half_a_surrogate_is_replaced_in_keys_and_values(source_copy, tmp_path):
     source = source_copy("l2a")
     set_attr(source, BAND, "remark", "a\ud800b")
     set_attr(source, BAND, "\udfff", ["\U0001f6f0"])
+    assert estimate.read_tree((source / ".zmetadata").read_bytes(), "here").arrays  # as the stage plan reads it
     receipt = run(source, tmp_path / "out")
     attributes = zarr.open_group(receipt.store, mode="r")[BAND].attrs
     assert (attributes["remark"], attributes["\ufffd"]) == ("a\ufffdb", ["\U0001f6f0"])
