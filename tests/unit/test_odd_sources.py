@@ -202,6 +202,14 @@ def test_level_of_the_source_that_does_not_fit_is_told_and_no_band_is_lost(sourc
     assert [(f.code, f.message[:8]) for f in receipt.findings if f.code == "source.level"] == [("source.level", "band b09")]
 
 
+@pytest.mark.parametrize(("kind", "planned", "states"), [("l1c", "S02MSIL2A", "S02MSIL1C"), ("l2a", "S02MSIL1C", "S02MSIL2A")])
+def test_product_that_is_of_another_type_than_planned_is_refused(shared_sources, tmp_path, kind, planned, states):
+    with pytest.raises(SourceError, match=f"planned as '{planned}', but the product states '{states}'; supported: ") as caught:
+        run(shared_sources[kind], tmp_path / "out", planned)
+    assert caught.value.code == "ZM-SRC-TYPE"
+    assert not (tmp_path / "out").exists()
+
+
 def test_band_that_lacks_its_native_level_is_refused(source_copy, tmp_path):
     source = source_copy("l2a")
     edit_metadata(source, lambda nodes: [nodes.pop(key) for key in list(nodes) if "reflectance/r20m/b05/" in key])
