@@ -11,6 +11,7 @@ import zarr
 from builders import drop_chunk, remove_attr, set_array_field, set_attr
 from products import grd_recipe, product_row, recipe_for
 
+from zarrmill.core import estimate
 from zarrmill.errors import SourceError
 from zarrmill.io.objects import Objects
 from zarrmill.io.source import read_tree
@@ -97,6 +98,15 @@ def test_groups_that_the_metadata_only_imply_are_in_the_store(source_copy, tmp_p
     assert verdict(receipt) is Verdict.PASS
 
 
+@pytest.mark.parametrize("fill", [-1, 65536, 0.5, "NaN"])
+def test_fill_value_that_the_dtype_cannot_hold_is_refused(source_copy, fill):
+    source = source_copy("l2a")
+    set_array_field(source, BAND, "fill_value", fill)
+    with pytest.raises(SourceError, match=rf"r10m/b02: fill value {fill!r} in <u2") as caught:
+        read_tree(Objects(str(source)))
+    assert caught.value.code == "ZM-SRC-METADATA"
+
+
 @pytest.mark.parametrize("dtype", ["<M8[ns]", "|S4", "<c16", "<f16"])
 def test_dtype_without_a_common_form_is_refused_before_anything_is_written(source_copy, tmp_path, dtype):
     source = source_copy("l2a")
@@ -112,6 +122,7 @@ def test_half_a_surrogate_is_replaced_in_keys_and_values(source_copy, tmp_path):
     source = source_copy("l2a")
     set_attr(source, BAND, "remark", "a\ud800b")
     set_attr(source, BAND, "\udfff", ["\U0001f6f0"])
+    assert estimate.read_tree((source / ".zmetadata").read_bytes(), "here").arrays  # as the stage plan reads it
     receipt = run(source, tmp_path / "out")
     attributes = zarr.open_group(receipt.store, mode="r")[BAND].attrs
     assert (attributes["remark"], attributes["\ufffd"]) == ("a\ufffdb", ["\U0001f6f0"])
@@ -189,6 +200,14 @@ def test_level_of_the_source_that_does_not_fit_is_told_and_no_band_is_lost(sourc
     assert caught.value.code == "ZM-SRC-LAYOUT"
     receipt = run(source, tmp_path / "fine", levels_m=(10, 20))
     assert [(f.code, f.message[:8]) for f in receipt.findings if f.code == "source.level"] == [("source.level", "band b09")]
+
+
+@pytest.mark.parametrize(("kind", "planned", "states"), [("l1c", "S02MSIL2A", "S02MSIL1C"), ("l2a", "S02MSIL1C", "S02MSIL2A")])
+def test_product_that_is_of_another_type_than_planned_is_refused(shared_sources, tmp_path, kind, planned, states):
+    with pytest.raises(SourceError, match=f"planned as '{planned}', but the product states '{states}'; supported: ") as caught:
+        run(shared_sources[kind], tmp_path / "out", planned)
+    assert caught.value.code == "ZM-SRC-TYPE"
+    assert not (tmp_path / "out").exists()
 
 
 def test_band_that_lacks_its_native_level_is_refused(source_copy, tmp_path):

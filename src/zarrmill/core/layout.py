@@ -27,6 +27,7 @@ from zarrmill.errors import SourceError
 from zarrmill.model import ArrayPlan, Finding, Grid, RasterTask, Severity, SourceArray, SourceTree, StorePlan
 
 _GENERATED = ("x", "y", "spatial_ref")
+_TYPE = re.compile(r"S0\d[A-Z0-9]{6}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,19 @@ def source_layout(product_type: str) -> SourceLayout:
         supported = ", ".join(sorted(GRD_TYPES | LAYOUTS.keys()))
         raise SourceError(f"product type {product_type!r} is not supported; supported: {supported}; leave it out", kind="type")
     return LAYOUTS[product_type]
+
+
+def check_type(tree: SourceTree, product_type: str) -> None:
+    """Raise SourceError when a product says of itself that it is of another type than the one it was planned as."""
+    discovery = tree.groups[""].get("stac_discovery")
+    properties = discovery.get("properties") if isinstance(discovery, Mapping) else None
+    stated = properties.get("product:type") if isinstance(properties, Mapping) else None
+    if not isinstance(stated, str) or not _TYPE.fullmatch(stated):
+        return  # the text "null" occurs
+    if stated not in (GRD_TYPES if product_type in GRD_TYPES else {product_type}):
+        supported = ", ".join(sorted(GRD_TYPES | LAYOUTS.keys()))
+        found = f"planned as {product_type!r}, but the product states {stated!r}; supported: {supported}"
+        raise SourceError(f"{found}; correct the catalogue entry, or leave the product out", kind="type")
 
 
 def source_crs(tree: SourceTree) -> str:

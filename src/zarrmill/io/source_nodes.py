@@ -78,9 +78,13 @@ def _array(path: str, node: Mapping[str, Any], stored: Any, chunks: Any, dims: A
     )
     if not len(array.shape) == len(array.chunks) == len(array.dims) or 0 in array.chunks:
         raise ValueError(f"{array.path}: shape {array.shape}, chunks {array.chunks} and dimensions {array.dims} disagree")
-    if is_integer and not (array.fill_value is None or isinstance(array.fill_value, int)):
+    if is_integer and not (array.fill_value is None or _fits(array.fill_value, dtype)):
         raise ValueError(f"{array.path}: fill value {array.fill_value!r} in {array.dtype}")
     return array
+
+
+def _fits(value: Any, dtype: str) -> bool:
+    return isinstance(value, int) and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
 
 
 def _fill_value(value: Any, is_integer: bool) -> Any:

@@ -28,7 +28,7 @@ from zarrmill.core import conventions as cv
 from zarrmill.core.array_plans import is_mandatory
 from zarrmill.core.blocks import column_bands, n_workers, stripe_rows
 from zarrmill.core.grid import centres, grid_from_centres
-from zarrmill.core.layout import GRD_TYPES, level_groups, source_crs, source_layout, store_plan
+from zarrmill.core.layout import GRD_TYPES, check_type, level_groups, source_crs, source_layout, store_plan
 from zarrmill.core.layout_s1 import grd_plan, needed_arrays
 from zarrmill.core.resample import coarser_levels
 from zarrmill.core.warp import Run, WarpedImages, image_groups
@@ -101,6 +101,7 @@ def plan_store(objects: Objects, tree: SourceTree, product_type: str, recipe: Re
 
     Raises: SourceError: the source is not what its product type has, or its coordinates are not a regular grid.
     """
+    check_type(tree, product_type)
     if product_type in GRD_TYPES:
         values = {path: _needed(objects, tree.arrays[path]) for path in needed_arrays(tree, recipe.pixels)}
         return grd_plan(tree, recipe.pixels, values)
