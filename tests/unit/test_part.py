@@ -43,3 +43,8 @@ def test_a_plan_that_fails_ends_the_shard(tmp_path: Path, code: int) -> None:
 def test_the_last_step_says_how_it_ended(tmp_path: Path) -> None:
     assert ended(tmp_path, f"exit {EXIT_OK}").code == EXIT_OK
     assert ended(tmp_path, "exit 7").code == 7
+
+
+def test_the_end_of_the_log_is_told_where_the_machine_may_be_gone(tmp_path: Path) -> None:
+    part = ended(tmp_path, "for i in $(seq 30); do echo line $i; done; exit 1")
+    assert part.last_words().splitlines()[1:] == [f"    line {i}" for i in range(16, 31)]

@@ -64,7 +64,7 @@ class Outcome:
     ok: int
     failed: dict[str, int]
     broken: tuple[str, ...]
-    """Shards that ended with an error of their own, with the log that says why."""
+    """Shards that ended with an error of their own, with the log that says why and its end: the machine may be gone soon."""
 
 
 def shards_of(settings: Settings, first: date, last: date, n_products: int, *, keep: bool = True) -> tuple[Shard, ...]:
@@ -253,7 +253,7 @@ class _Driver:
         """Return shards that ended with an error that no product's failure explains."""
         good = (None, EXIT_OK, EXIT_NOTHING)
         return [
-            f"{part.run}: {part.log}"
+            f"{part.run}: {part.log}{part.last_words()}"
             for part in self.parts
             if part.code not in good and not part.seen.n_failed and not self.reason
         ]

@@ -17,6 +17,9 @@ from zarrmill.io.progress import ProgressSnapshot, collect_progress
 from zarrmill.io.state import State
 from zarrmill.runs.failures import record_killed
 
+N_LAST_LINES = 15
+"""Lines of a shard's log that are told when it did not end well."""
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -110,6 +113,14 @@ class Part:
         """Add a line to the log."""
         with self.log.open("a") as out:
             out.write(f"backfill: {text}\n")
+
+    def last_words(self) -> str:
+        """Return the end of the log, each line indented on a line of its own."""
+        try:
+            lines = self.log.read_text(errors="replace").splitlines()
+        except OSError:
+            return ""
+        return "".join(f"\n    {line}" for line in [line for line in lines if line.strip()][-N_LAST_LINES:])
 
     def _empty(self) -> bool:
         """Return whether nothing was planned; a manifest that cannot be read ends the shard with the error's code."""
