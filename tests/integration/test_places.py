@@ -80,6 +80,10 @@ def test_a_listing_whose_answer_breaks_off_is_asked_for_again(
     rule = proxy.add(Rule(kind=kind, method="GET", n_bytes=30, n=1))
     assert not (place.parent / "b").exists()
     assert rule.n_met == 1
+    rule = proxy.add(Rule(kind=kind, method="GET", n_bytes=30, n=1))
+    with pytest.raises(FileNotFoundError):
+        (place.parent / "b").read_bytes()
+    assert rule.n_met == 1
     proxy.add(Rule(kind=kind, method="GET", n_bytes=30))
     with pytest.raises(UnknownStateError):
         Listing(place.parent).files(place.parent)

@@ -181,8 +181,10 @@ class Controller:
 
     def _event(self, job: Object, reason: str, message: str) -> None:
         namespace = job["metadata"]["namespace"]
-        if any(event["message"] == message for event in self.store.find(EVENTS, namespace)):
-            return
+        for event in self.store.find(EVENTS, namespace):
+            if (event["involvedObject"]["name"], event["reason"]) == (job["metadata"]["name"], reason):
+                event["message"] = message  # one event a Job and reason, as a server joins those that repeat
+                return
         involved = {"apiVersion": "batch/v1", "kind": "Job", "name": job["metadata"]["name"], "namespace": namespace}
         event = {"apiVersion": "v1", "kind": "Event", "metadata": {"generateName": "event-"}, "involvedObject": involved}
         self.store.add(EVENTS, namespace, {**event, "reason": reason, "message": message, "type": "Warning"})

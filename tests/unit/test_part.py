@@ -69,3 +69,8 @@ def test_only_failures_of_this_session_are_its_own(tmp_path: Path) -> None:
     write_failure(run.state, run.with_outcome("failed")[0], 1, FAILURES[1])
     part.look()
     assert (part.seen.n_failed, len(part.failed_at)) == (3, 1)
+
+
+def test_the_end_of_the_log_is_told_where_the_machine_may_be_gone(tmp_path: Path) -> None:
+    part = ended(tmp_path, "for i in $(seq 30); do echo line $i; done; exit 1")
+    assert part.last_words().splitlines()[1:] == [f"    line {i}" for i in range(16, 31)]

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from zarrmill.errors import SourceError, hidden
 from zarrmill.io import bucket as buckets
-from zarrmill.io.places import whole
+from zarrmill.io.places import breaks_off, whole
 
 if TYPE_CHECKING:
     from zarr.storage import ObjectStore
@@ -167,7 +167,7 @@ class Objects:
         import tenacity
 
         return tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_BrokenOffError),
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, _BrokenOffError) or breaks_off(error)),
             stop=tenacity.stop_after_attempt(self.retries + 1),
             wait=tenacity.wait_random_exponential(0.1, 20),
             reraise=True,

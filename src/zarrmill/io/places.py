@@ -116,7 +116,7 @@ class Place:
                     return stream.read()
             import obstore
 
-            return bytes(obstore.get(*store_and_key(self)).bytes())
+            return whole(lambda: bytes(obstore.get(*store_and_key(self)).bytes()))
 
     def read_text(self) -> str:
         """Return the object as text (UTF-8).
@@ -236,16 +236,24 @@ def store_and_key(place: Place) -> "tuple[S3Store, str]":
     return bucket.shared_store(name), key
 
 
-def whole[T](listing: Callable[[], T]) -> T:
-    """Return what ``listing`` returns, asking again when its answer breaks off in its body, which obstore does not."""
+def whole[T](ask: Callable[[], T]) -> T:
+    """Return what a listing or a GET returns, asking again when the answer breaks off in its body.
+
+    obstore goes on with the body of an object, but not with a listing, nor with the words of a refusal such as 404.
+    """
     import tenacity
 
     return tenacity.Retrying(
-        retry=tenacity.retry_if_exception(lambda error: "response body" in str(error)),
+        retry=tenacity.retry_if_exception(breaks_off),
         stop=tenacity.stop_after_attempt(bucket.settings().retries + 1),
         wait=tenacity.wait_random_exponential(0.1, 20),
         reraise=True,
-    )(listing)
+    )(ask)
+
+
+def breaks_off(error: BaseException) -> bool:
+    """Return whether obstore says that an answer broke off in its body: in words, its classes do not tell it."""
+    return "response body" in str(error)
 
 
 @contextmanager

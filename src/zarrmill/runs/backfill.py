@@ -77,7 +77,7 @@ class Outcome:
     ok: int
     failed: dict[str, int]
     broken: tuple[str, ...]
-    """Shards that ended with an error of their own, with the log that says why."""
+    """Shards that ended with an error of their own, with the log that says why and its end: the machine may be gone soon."""
     cost: Cost | None = None
     """Planned cost of ``total`` products; None when no prices are known."""
     spent_eur: float = 0.0
@@ -301,7 +301,7 @@ class _Driver:
     def _broken(self) -> list[str]:
         """Return shards that ended with an error that no product's failure explains."""
         ended = [part for part in self.parts if part.code not in (None, *GOOD)]
-        return [f"{part.run}: {part.log}: {part.last_words()}" for part in ended if not part.failed_at and not self.reason]
+        return [f"{part.run}: {part.log}{part.last_words()}" for part in ended if not part.failed_at and not self.reason]
 
 
 def _first_targets(settings: Settings, n: int) -> list[str]:

@@ -23,6 +23,9 @@ from zarrmill.runs.planned import read_planned
 GOOD = (EXIT_OK, EXIT_NOTHING)
 """Exit codes of a step that did what it was to do."""
 
+N_LAST_LINES = 15
+"""Lines of a shard's log that are told when it did not end well."""
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -168,12 +171,12 @@ class Part:
             out.write(f"backfill: {text}\n")
 
     def last_words(self) -> str:
-        """Return the last line of the log."""
+        """Return the end of the log, each line indented on a line of its own."""
         try:
-            lines = self.log.read_text(errors="replace").split("\n")
+            lines = self.log.read_text(errors="replace").splitlines()
         except OSError:
             return ""
-        return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+        return "".join(f"\n    {line}" for line in [line for line in lines if line.strip()][-N_LAST_LINES:])
 
     def _empty(self) -> bool:
         """Return whether nothing was planned; a manifest that cannot be read ends the shard with the error's code."""
