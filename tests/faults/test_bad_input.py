@@ -35,7 +35,9 @@ def work(untouched: Workspace, tmp_path: Path) -> Workspace:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """Return every file below a folder but locks, which a plan takes and which stay empty."""
+    found = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != ".lock")
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in found}
 
 
 def assert_told(done: "subprocess.CompletedProcess[str]", exit_code: int, code: str, *words: str) -> None:

@@ -217,6 +217,7 @@ def test_the_example_of_another_port_works_as_it_stands(overlay, tmp_path):
         assert {"protocol": "TCP", "port": 9000} in bodies[f"zarrmill-{who}"]["spec"]["egress"][0]["ports"]
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
 def test_backfill_knows_how_many_completions_its_job_has(overlay):
     n = objects(overlay)["CronJob", "zarrmill-backfill"]["spec"]["jobTemplate"]["spec"]["completions"]
     assert objects(overlay)["ConfigMap", "zarrmill-backfill"]["data"]["COMPLETIONS"] == str(n)

@@ -158,7 +158,12 @@ def test_pod_that_holds_chunks_of_a_remote_radar_product_has_room_for_them(works
     scene = synthetic_scene(spec := GrdSpec(shape=(800, 1200), form="flat"))
     source = build_grd(spec, work.path / "archive/products", scene)
     (work.path / "archive/items.json").write_text(
-        json.dumps({"type": "FeatureCollection", "features": [grd_item(spec, scene, source.relative_to(work.path / "archive"))]})
+        json.dumps(
+            {
+                "type": "FeatureCollection",
+                "features": [grd_item(spec, scene, source.relative_to(work.path / "archive").as_posix())],
+            }
+        )
     )
     shutil.copy(ROOT / "config/recipes/s1-grd.yaml", work.path / "config")
     work.configure(recipes=["config/s1-grd.yaml"])

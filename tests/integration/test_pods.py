@@ -34,7 +34,7 @@ rule make:
     log:
         "state/logs/{name}.log",
     resources:
-        mem_mb=lambda wildcards, attempt: 300 * attempt,
+        mem_mb=lambda wildcards, attempt: 400 * attempt,
     shell:
         "echo {wildcards.name} {resources.mem_mb} > {output.text}"
 """
@@ -131,7 +131,7 @@ def test_every_job_ends_well_whatever_meets_its_first_pod(run):
     run.cluster.controller.wait_clock = 300.0
     code, output = run(",".join(faults), "--retries", "1")
     assert code == 0, output
-    assert run.made() == {name: f"{name} {300 if name == 'twice' else 600}" for name in faults}
+    assert run.made() == {name: f"{name} {400 if name == 'twice' else 800}" for name in faults}
     assert [fault.met for fault in faults.values()] == [1] * len(faults)
     # A Job that ended at its deadline has no pod, and the executor leaves it; it goes after its time or with its owner.
     assert len(objects_left(run.cluster)) == 2
@@ -146,7 +146,7 @@ def test_requests_that_fail_are_repeated(run):
     run.cluster.fault("reset", match="DELETE")
     code, output = run("a,b")
     assert code == 0, output
-    assert run.made() == {"a": "a 300", "b": "b 300"}
+    assert run.made() == {"a": "a 400", "b": "b 400"}
     assert objects_left(run.cluster) == []
 
 
@@ -156,7 +156,7 @@ def test_refused_credentials_are_read_again_and_requests_repeated(run):
     run.cluster.fault("status", match="DELETE .*/jobs", code=401)
     code, output = run("a,b")
     assert code == 0, output
-    assert run.made() == {"a": "a 300", "b": "b 300"}
+    assert run.made() == {"a": "a 400", "b": "b 400"}
     assert "reauthenticate" not in output
     assert objects_left(run.cluster) == []
 
@@ -169,7 +169,7 @@ def test_token_that_was_renewed_is_taken_from_its_file(run):
     run.cluster.kubeconfig(run.folder / "kubeconfig", run.cluster.access.token(ADMIN), "zarrmill")
     code, output = finish(process)
     assert code == 0, output
-    assert run.made() == {"a": "a 300", "b": "b 300"}
+    assert run.made() == {"a": "a 400", "b": "b 400"}
     assert objects_left(run.cluster) == []
 
 
@@ -224,7 +224,7 @@ def test_conflict_and_lost_answer_of_a_new_job_end_no_run(run):
     code, output = run("a,b")
     assert code == 0, output
     assert (conflict.met, lost.met) == (2, 1)
-    assert run.made() == {"a": "a 300", "b": "b 300"}
+    assert run.made() == {"a": "a 400", "b": "b 400"}
     assert run.cluster.count("create", "jobs", 409) == 1  # that of the Job whose answer was lost
     assert objects_left(run.cluster) == []
 
@@ -239,7 +239,7 @@ def test_run_goes_on_after_the_api_was_away(run):
         time.sleep(6)
     code, output = finish(process)
     assert code == 0, output
-    assert run.made() == {"a": "a 300", "b": "b 300"}
+    assert run.made() == {"a": "a 400", "b": "b 400"}
     assert objects_left(run.cluster) == []
 
 
@@ -247,7 +247,7 @@ def test_failed_pod_leaves_its_log_and_how_it_ended(run):
     run.cluster.fault("exit", match=r"name=bad\b", code=9, times=None)
     code, _ = run("bad,good", "--show-failed-logs")
     assert code == 1
-    assert run.made() == {"good": "good 300"}
+    assert run.made() == {"good": "good 400"}
     logs = [path.read_text() for path in run.folder.rglob("kubernetes-logs/*.log")]
     assert logs == ["pod: Error, exit code 9\nended by the test\n\n"]
     assert objects_left(run.cluster) == []
@@ -269,8 +269,8 @@ def test_posted_job_has_what_the_template_says_and_its_targets(run):
     container = spec["containers"][0]
     assert container["securityContext"] == {"allowPrivilegeEscalation": False}
     assert container["resources"] == {
-        "requests": {"cpu": "950m", "memory": "300M", "ephemeral-storage": "50M"},
-        "limits": {"cpu": "1000m", "memory": "300M", "ephemeral-storage": "50M"},
+        "requests": {"cpu": "950m", "memory": "400M", "ephemeral-storage": "50M"},
+        "limits": {"cpu": "1000m", "memory": "400M", "ephemeral-storage": "50M"},
     }
 
 
