@@ -2,6 +2,7 @@
 
 import sys
 
+import snakemake.script as snakemake_script
 from snakemake.exceptions import WorkflowError
 
 from zarrmill.config import load_recipes, parse_settings
@@ -10,6 +11,7 @@ from zarrmill.io import bucket
 from zarrmill.io.lock import RunLock
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.pods import fence_executor
+from zarrmill.io.scripts import read_once
 from zarrmill.io.state import State
 from zarrmill.io.targets import check_provider, fence_plugin, target_root
 
@@ -26,6 +28,7 @@ try:
     bucket.use(SETTINGS.s3)
     STATE = State.of(SETTINGS)
     fence_executor()
+    read_once(snakemake_script)
     ROOT = target_root(
         STATE, SETTINGS.state_root, workflow.storage_settings.default_storage_prefix
     )
