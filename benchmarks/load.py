@@ -88,7 +88,6 @@ def _seconds(flow: Folder, cost: Cost, alone: Mapping[str, float], imports_s: Ma
         "engine_bare": sum(alone.values()),
         "above_engine": wall_s - sum(engine.values()),
         "above_bare": wall_s - sum(alone.values()),
-        "snakemake": wall_s - sum(jobs[stage] for stage in PRODUCT_STAGES) - max(jobs[rule] for rule in RUN_JOBS),
     }
     found |= {f"job_{rule}": seconds for rule, seconds in jobs.items()}
     found |= {f"engine_{stage}": seconds for stage, seconds in engine.items()}
