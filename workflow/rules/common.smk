@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 
+import snakemake.script as snakemake_script
 from snakemake.exceptions import WorkflowError
 
 from zarrmill.config import load_recipes, parse_settings
@@ -16,6 +17,7 @@ from zarrmill.io.manifest import read_manifest
 from zarrmill.io.objects import local_path
 from zarrmill.io.pods import fence_executor
 from zarrmill.io.process import tell
+from zarrmill.io.scripts import read_once
 from zarrmill.io.session import begin_session
 from zarrmill.io.state import State
 from zarrmill.io.targets import check_provider, fence_plugin, target_root
@@ -44,6 +46,7 @@ try:
     bucket.use(SETTINGS.s3)
     STATE = State.of(SETTINGS)
     fence_executor(ended=note_ended)
+    read_once(snakemake_script)
     ROOT = target_root(
         STATE, SETTINGS.state_root, workflow.storage_settings.default_storage_prefix
     )

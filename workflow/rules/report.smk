@@ -1,11 +1,10 @@
 # The report of the run; of a run that failed, onerror in common.smk writes it. It links to the catalogue and reads nothing of it,
-# so it is not made to wait for it: at the end of a run both are at work at once.
+# so it is not made to wait for it: at the end of a run both are at work at once. An item stands for its receipt and its report,
+# which are made before it: naming them too would make every graph larger.
 
 
 rule report:
     input:
-        receipts=unread(targets("convert")),
-        reports=unread(targets("validate")),
         stac_items=unread(targets("stac")),
     output:
         report=report(
