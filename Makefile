@@ -17,6 +17,8 @@ SIZE ?= 10980
 REPEATS ?= 3
 WITH_OTHERS ?= 1
 BIG ?= 0
+N ?= 1000
+SEED ?= 1
 BASE ?=
 TAG ?= zarrmill:dev
 BUILDER ?= docker
@@ -78,6 +80,9 @@ bench: setup  ## Measure the engine (REPEATS=3 SIZE=10980 WITH_OTHERS=1 BIG=0)
 	$(BIN)/python -m benchmarks.engine --size $(SIZE) --repeats $(REPEATS) --uv $(UV) \
 	  $(if $(filter 1,$(WITH_OTHERS)),--others) $(if $(filter 1,$(BIG)),--big)
 
+soak: setup servers  ## Backfill N tiny products while everything around it fails (N=1000 SEED=1)
+	PYTHONPATH=tests $(BIN)/python -m chaos --products $(N) --seed $(SEED)
+
 # Program and the Debian packages that bring it.
 SERVERS := chromium:chromium buildah:buildah mmdebstrap:mmdebstrap slurmctld:munge,slurmctld,slurmd,slurm-client
 
@@ -114,4 +119,4 @@ clean:  ## Remove everything that commands made
 	rm -rf $(VENV) .tools .snakemake .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
 	find results -mindepth 1 ! -name README.md -delete
 
-.PHONY: help setup lock sample plan run demo check format docs servers install-profiles image test bench clean
+.PHONY: help setup lock sample plan run demo check format docs servers install-profiles image test bench soak clean

@@ -40,7 +40,7 @@ def write(result: Json, folder: Path) -> None:
     drawings = {name: bars(name, cases, *settings) for name, settings in BARS.items()}
     (folder / "engine.json").write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
     for name, drawing in drawings.items():
-        (folder / f"{name}.svg").write_text(_alone(drawing))
+        (folder / f"{name}.svg").write_text(alone(drawing))
     radar = {name: case for name, case in result["cases"].items() if name.startswith("grd")}
     shown = {
         "r": result,
@@ -75,7 +75,7 @@ def bars(name: str, cases: Mapping[str, Json], key: str, divisor: float, axis: s
         return drawing
 
 
-def _alone(drawing: str) -> str:
+def alone(drawing: str) -> str:
     """Turn an element of a page into a file that shows in light and on its own."""
     colours = ";".join(f"--{name}:{value}" for name, value in LIGHT.items())
     spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
