@@ -41,7 +41,7 @@ class Size:
     """Most times that the command is run."""
     poll_s: int = 1
     """Seconds between two looks of a driver at its Jobs."""
-    watch_s: float = 0.25
+    watch_s: float = 0.5
     """Seconds between two looks at the memory of a pod."""
     lease_s: float = 8.0
     n_compared: int = 1_000_000
