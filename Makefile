@@ -20,6 +20,7 @@ BIG ?= 0
 N ?= 1000
 SEED ?= 1
 BASE ?=
+LOCAL_BASE ?= 0
 TAG ?= zarrmill:dev
 BUILDER ?= docker
 
@@ -80,6 +81,9 @@ bench: setup  ## Measure the engine (REPEATS=3 SIZE=10980 WITH_OTHERS=1 BIG=0)
 	$(BIN)/python -m benchmarks.engine --size $(SIZE) --repeats $(REPEATS) --uv $(UV) \
 	  $(if $(filter 1,$(WITH_OTHERS)),--others) $(if $(filter 1,$(BIG)),--big)
 
+bench-workflow: setup  ## Measure the workflow around the engine (REPEATS=3 SIZE=10980)
+	$(BIN)/python -m benchmarks.workflow --size $(SIZE) --repeats $(REPEATS)
+
 soak: setup servers  ## Backfill N tiny products while everything around it fails (N=1000 SEED=1)
 	PYTHONPATH=tests $(BIN)/python -m chaos --products $(N) --seed $(SEED)
 
@@ -106,7 +110,8 @@ install-profiles: setup  ## Make `snakemake --profile ovh` work from any folder:
 	echo "profiles: $$(cd profiles && echo *) in $$folder"
 
 image:  ## Build the container image (BASE=NAME:TAG@sha256:... TAG=zarrmill:dev BUILDER=docker)
-	@[ -n "$(BASE)" ] || { echo "BASE=NAME:TAG@sha256:... of an image with Python 3.12 or newer is needed"; exit 2; }
+	@[[ "$(BASE)" =~ @sha256:[0-9a-f]{64}$$ || ( -n "$(BASE)" && "$(LOCAL_BASE)" = 1 ) ]] || { \
+	  echo "BASE=NAME:TAG@sha256:... of an image with Python 3.12 or newer is needed; LOCAL_BASE=1 allows one without digest"; exit 2; }
 	$(BUILDER) build --build-arg BASE=$(BASE) --file deploy/docker/Dockerfile --tag $(TAG) .
 
 test: setup servers  ## Run every test, with coverage
@@ -119,4 +124,4 @@ clean:  ## Remove everything that commands made
 	rm -rf $(VENV) .tools .snakemake .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
 	find results -mindepth 1 ! -name README.md -delete
 
-.PHONY: help setup lock sample plan run demo check format docs servers install-profiles image test bench soak clean
+.PHONY: help setup lock sample plan run demo check format docs servers install-profiles image test bench bench-workflow soak clean

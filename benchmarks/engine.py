@@ -5,24 +5,17 @@ python -m benchmarks.engine [--size PX] [--repeats N] [--others] [--big]; ``make
 
 import argparse
 import json
-import os
-import platform
 import shutil
-import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import psutil
+from benchmarks import limits, measure, others, report
+from benchmarks.measure import ROOT, Cost, Json, answer, machine, shown, summary, tell
 
-from benchmarks import measure, others, report
-from benchmarks.measure import Cost
-
-ROOT = Path(__file__).parent.parent
 SHOWN = ("zarrmill", "numpy", "numcodecs", "zarr", "xarray")
 GOALS = {
     "convert wall / floor": ("zarrmill", "floor", "wall_s", 1.5),
@@ -37,7 +30,6 @@ GOALS = {
     "convert / eopf-geozarr default (dask cluster), wall": ("zarrmill", "eopf-dask", "wall_s", round(1 / 18, 3)),
 }
 """Ratio to its two cases, what is divided, and the most that it should be."""
-Json = dict[str, Any]  # Any: JSON values
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +66,12 @@ def ours(verb: str, **values: object) -> tuple[str, ...]:
     return (sys.executable, "-m", "benchmarks.ours", verb, json.dumps(values))
 
 
-def tell(text: str) -> None:
-    """Say what is going on."""
-    sys.stderr.write(f"{datetime.now():%H:%M:%S} {text}\n")
-
-
-def answer(log: Path) -> Json:
-    """Return the JSON object on the last line of a log."""
-    return dict(json.loads(log.read_text().strip().rpartition("\n")[2]))
-
-
 class Bench:
     """Everything of one call."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.options, self.work = options, options.work / str(options.size)
+        self.options = options
+        self.work: Path = options.work / str(options.size)
         self.costs: dict[str, list[Cost]] = {}
         self.told: dict[str, Json] = {}
         self.sizes: dict[str, tuple[int, int]] = {}
@@ -99,11 +82,17 @@ class Bench:
         measure.run(command, log, ROOT)
         return answer(log)
 
-    def product(self, size_px: int) -> str:
+    def product(self, size_px: int, product_type: str = "S02MSIL2A") -> str:
         """Return the path of the source product; built when it is not there."""
         root = str(self.options.work / f"products-{size_px}")
-        made = self.once(f"sample-{size_px}", ours("sample", root=root, size_px=size_px, pixels=self.options.pixels))
+        values = {"root": root, "size_px": size_px, "pixels": self.options.pixels, "product_type": product_type}
+        made = self.once(f"sample-{size_px}-{product_type}", ours("sample", **values))
         return str(made["product"])
+
+    def radar_product(self, lines: int, samples: int, folder: str = "products-grd") -> str:
+        """Return the path of a Sentinel-1 GRD product in a folder of its own; built when it is not there."""
+        root = str(self.options.work / folder)
+        return str(self.once("grd", ours("grd", root=root, lines=lines, samples=samples))["product"])
 
     def cases(self, source: str, layout: Path, venv: Path) -> list[Case]:
         """Return what is measured, in the order of a round."""
@@ -137,8 +126,7 @@ class Bench:
         lines, samples = (int(edge) for edge in self.options.radar.split("x"))
         if not lines:
             return []
-        made = self.once("grd", ours("grd", root=str(self.options.work / "products-grd"), lines=lines, samples=samples))
-        source, store, target = str(made["product"]), self.work / "stores-grd", self.work / "eopf-grd"
+        source, store, target = self.radar_product(lines, samples), self.work / "stores-grd", self.work / "eopf-grd"
         common = {"source": source, "root": str(store), "threads": self.options.threads, "product_type": "S01SIWGRH"}
         cases = [
             Case("grd", ours("convert", **common), f"zarrmill convert; {self.options.threads} threads", store),
@@ -166,17 +154,46 @@ class Bench:
                 if "benchmarks.ours" in case.command:
                     self.told[case.name] = answer(log)
 
-    def other_sizes(self) -> list[Json]:
-        """Convert products of half and, when asked for, twice the edge once: memory must not grow with the product."""
-        size, rows = self.options.size, []
-        for edge in (size // 2, *([2 * size] if self.options.big else [])):
-            target = self.options.work / str(edge) / "stores"
-            command = ours("convert", source=self.product(edge), root=str(target), threads=self.options.threads)
-            shutil.rmtree(target, ignore_errors=True)
-            rows.append({"size_px": edge} | asdict(measure.run(command, self.work / f"logs/convert-{edge}.log", ROOT)))
-            tell(f"{edge} px: {rows[-1]['wall_s']} s, {rows[-1]['peak_bytes'] / 1e6:.0f} MB")
-            shutil.rmtree(target)
-        return rows
+    def memory(self) -> list[Json]:
+        """Return a row a type, size and target of conversion; what the cases do not have is converted once.
+
+        Of the optical products half the edge, twice the edge when asked for, and one into a bucket.
+        """
+        size, threads = self.options.size, self.options.threads
+        rows = [self._row("zarrmill", limits.L2A, f"{size}")]
+        for name, what, product_type, edge in (
+            ("half", limits.L2A, "S02MSIL2A", size // 2),
+            *([("double", limits.L2A, "S02MSIL2A", 2 * size)] if self.options.big else []),
+            ("full", limits.L1C, "S02MSIL1C", size),
+        ):
+            source, target = self.product(edge, product_type), self.options.work / f"{edge}-{product_type}" / "stores"
+            command = ours("convert", source=source, root=str(target), threads=threads, product_type=product_type)
+            rows.append(limits.converted(command, target, self._log(f"{product_type}-{edge}"), what, name, f"{edge}"))
+        source = self.product(size)
+        rows.append(
+            limits.into_a_bucket(
+                lambda root: ours("convert", source=source, root=root, threads=threads),
+                self.work / "bucket",
+                self._log("bucket"),
+                f"{size}",
+            )
+        )
+        return rows + (self._radar_memory() if "grd" in self.costs else [])
+
+    def _radar_memory(self) -> list[Json]:
+        lines, samples = (int(edge) for edge in self.options.radar.split("x"))
+        edge, target = f"{lines // 2} x {samples // 2}", self.work / "stores-grd-half"
+        source = self.radar_product(lines // 2, samples // 2, "products-grd-half")
+        values = {"source": source, "root": str(target), "threads": self.options.threads, "product_type": "S01SIWGRH"}
+        half = limits.converted(ours("convert", **values), target, self._log("grd-half"), limits.GRD, "half", edge)
+        return [self._row("grd", limits.GRD, f"{lines} x {samples}"), half]
+
+    def _row(self, case: str, what: str, edge: str) -> Json:
+        """Return the row of a whole product that is a case too."""
+        return limits.row(what, "full", edge, summary(self.costs[case]), *self.sizes[case])
+
+    def _log(self, name: str) -> Path:
+        return self.work / f"logs/memory-{name}.log"
 
     def same_bytes(self) -> Json:
         """Count the floor's objects, and those that are byte for byte ours."""
@@ -184,31 +201,6 @@ class Bench:
         keys = [path.relative_to(floor) for path in floor.rglob("*") if path.is_file()]
         same = sum((store / key).is_file() and (store / key).read_bytes() == (floor / key).read_bytes() for key in keys)
         return {"n_objects": len(keys), "n_same": same}
-
-
-def summary(costs: Sequence[Cost]) -> Json:
-    """Return the median of every number, and all runs."""
-    names = ("wall_s", "cpu_s", "peak_bytes")
-    return {n: statistics.median(getattr(c, n) for c in costs) for n in names} | {"runs": [asdict(c) for c in costs]}
-
-
-def machine() -> Json:
-    """Return what the numbers depend on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return {
-        "cpu": f"{os.cpu_count()} x {model or platform.machine()}",
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "system": f"{platform.system()}, {' '.join(platform.libc_ver())}, Python {platform.python_version()}",
-        "load": [round(value, 2) for value in os.getloadavg()],
-        "storage": "local disk, sources in the page cache",
-    }
-
-
-def shown(command: Sequence[str]) -> str:
-    """Return a command as it can be typed in the project's folder."""
-    words = (f"'{word}'" if word.startswith("{") else word for word in command)
-    return " ".join(words).replace(f"{ROOT}/", "")
 
 
 def result_of(bench: Bench, cases: Sequence[Case], planned: Json) -> Json:
@@ -220,6 +212,7 @@ def result_of(bench: Bench, cases: Sequence[Case], planned: Json) -> Json:
         for case in cases
     }
     runs = [cost for costs in bench.costs.values() for cost in costs]
+    memory = bench.memory()
     return {
         "command": shown(sys.orig_argv),
         "foreign_share": round(sum(cost.foreign_cpu_s for cost in runs) / sum(cost.cpu_s for cost in runs), 3),
@@ -235,8 +228,9 @@ def result_of(bench: Bench, cases: Sequence[Case], planned: Json) -> Json:
             for name, (a, b, key, most) in GOALS.items()
             if a in measured and b in measured
         },
+        "limits": limits.limits(memory),
         "same_bytes": bench.same_bytes(),
-        "sizes": bench.other_sizes(),
+        "memory": memory,
     }
 
 
@@ -253,7 +247,7 @@ def main() -> None:
     cases = bench.cases(source, layout, venv) + bench.radar_cases(venv)
     bench.measure(cases)
     result = result_of(bench, cases, planned) | {"started": started, "versions": versions, "values": None}
-    result["machine"] = before | {"load_after": [round(value, 2) for value in os.getloadavg()]}
+    result["machine"] = before | {"load_after": machine()["load"]}
     if options.others:
         stores = (
             bench.told["zarrmill"]["store"],

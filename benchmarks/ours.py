@@ -16,9 +16,9 @@ from zarrmill.io.source import read_tree
 from zarrmill.model import Product
 
 ROOT = Path(__file__).parent.parent
-OPTICAL, RADAR = "S02MSIL2A", "S01SIWGRH"
-RECIPES = {OPTICAL: "s2-l2a", RADAR: "s1-grd"}
-COLLECTIONS = {OPTICAL: "sentinel-2-l2a", RADAR: "sentinel-1-l1-grd"}
+OPTICAL, OPTICAL_L1C, RADAR = "S02MSIL2A", "S02MSIL1C", "S01SIWGRH"
+RECIPES = {OPTICAL: "s2-l2a", OPTICAL_L1C: "s2-l1c", RADAR: "s1-grd"}
+COLLECTIONS = {OPTICAL: "sentinel-2-l2a", OPTICAL_L1C: "sentinel-2-l1c", RADAR: "sentinel-1-l1-grd"}
 Answer = dict[str, Any]  # Any: JSON values
 
 
@@ -31,20 +31,26 @@ def recipe(product_type: str = OPTICAL, depth: str = "full", clevel: int | None 
     return Recipe.model_validate(values)
 
 
-def sample(root: str, size_px: int, pixels: str) -> Answer:
+def sample(root: str, size_px: int, pixels: str, product_type: str = OPTICAL) -> Answer:
     """Build the source product once and return its path."""
     from zarrmill.sample import SampleSpec, build_product
 
-    return {"product": str(build_product(SampleSpec(size_px=size_px, pixels=pixels), Path(root)))}  # type: ignore[arg-type]  # checked by argparse
+    spec = SampleSpec(product_type=product_type, size_px=size_px, pixels=pixels)  # type: ignore[arg-type]  # checked by argparse
+    return {"product": str(build_product(spec, Path(root)))}
+
+
+def archive(root: str, size_px: int, pixels: str, n: int) -> Answer:
+    """Build ``n`` products of as many days once and return the path of their item collection."""
+    from zarrmill.sample import build_archive
+
+    return {"items": str(build_archive(Path(root), size_px=size_px, n_days=n, products_per_day=1, pixels=pixels))}  # type: ignore[arg-type]  # as above
 
 
 def grd(root: str, lines: int, samples: int) -> Answer:
     """Build a radar product of two polarisations once and return its path; its pixels are synthetic speckle."""
-    from zarrmill.sample import GrdSpec, build_grd, grd_product_id
+    from zarrmill.sample import GrdSpec, build_grd
 
-    spec = GrdSpec(shape=(lines, samples))
-    path = Path(root, f"{grd_product_id(spec)}.zarr")
-    return {"product": str(path if path.exists() else build_grd(spec, Path(root)))}
+    return {"product": str(build_grd(GrdSpec(shape=(lines, samples)), Path(root)))}
 
 
 def layout(source: str, target: str) -> Answer:
@@ -113,7 +119,7 @@ def _product(source: str, product_type: str, chosen: Recipe) -> Product:
 def main() -> None:
     """Carry out one verb, in a process with the settings of a job."""
     keep_memory()
-    verbs: tuple[Callable[..., Answer], ...] = (sample, grd, layout, convert, validate)
+    verbs: tuple[Callable[..., Answer], ...] = (sample, archive, grd, layout, convert, validate)
     verb = next(verb for verb in verbs if verb.__name__ == sys.argv[1])
     sys.stdout.write(json.dumps(verb(**json.loads(sys.argv[2]))) + "\n")
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +51,28 @@ def write(result: Json, folder: Path) -> None:
         "light": LIGHT,
     }
     for template, target in (("report.md.j2", "README.md"), ("report.html.j2", "index.html")):
-        (folder / target).write_text(_environment(html=target.endswith("html")).get_template(template).render(shown))
+        (folder / target).write_text(environment(html=target.endswith("html")).get_template(template).render(shown))
 
 
-def bars(name: str, cases: Mapping[str, Json], key: str, divisor: float, axis: str, form: str) -> str:
-    """Return one horizontal bar a conversion: the median, with a dot for each run."""
+def _colour(case: str) -> str:
+    return "idle" if case == "floor" else "first" if case.startswith("zarrmill") else "second"
+
+
+def bars(
+    name: str,
+    cases: Mapping[str, Json],
+    key: str,
+    divisor: float,
+    axis: str,
+    form: str,
+    colour: Callable[[str], str] = _colour,
+) -> str:
+    """Return one horizontal bar a case: the median, with a dot for each run."""
     with charts.figure_of(name, 7.6, 0.7 + 0.42 * len(cases)) as figure:
         axes = figure.add_subplot()
         for row, (case, cost) in enumerate(cases.items()):
-            colour = charts.COLOURS["idle" if case == "floor" else "first" if case.startswith("zarrmill") else "second"]
             runs = [run[key] / divisor for run in cost["runs"]]
-            axes.barh(row, cost[key] / divisor, height=0.56, color=colour)
+            axes.barh(row, cost[key] / divisor, height=0.56, color=charts.COLOURS[colour(case)])
             axes.plot(runs, [row] * len(runs), "o", markersize=3, color=charts.COLOURS["ink"])
             label = form.format(cost[key] / divisor)
             axes.annotate(label, (max(*runs, cost[key] / divisor), row), (6, 0), textcoords="offset points", va="center")
@@ -101,6 +112,6 @@ def _total(rows: Sequence[Json]) -> dict[str, Any]:
     }
 
 
-def _environment(*, html: bool) -> Environment:
+def environment(*, html: bool) -> Environment:
     loader = FileSystemLoader(Path(__file__).parent)
     return Environment(loader=loader, autoescape=html, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -11,8 +11,9 @@ from builders import build_test_product
 from fault_proxy import FaultProxy, fault_proxy
 from hypothesis import settings
 from k8s_server import KubernetesServer, make_image
+from kubernetes_run import policies
 from s3_server import Bucket, S3Server, bucket, s3_server
-from workspace import Workspace
+from workspace import ROOT, Workspace
 
 from zarrmill.config import S3
 from zarrmill.io import bucket as buckets
@@ -75,7 +76,7 @@ def _no_client_of_an_earlier_test() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """An S3 server for the whole session."""
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+    with s3_server(tmp_path_factory.mktemp("s3"), policies()) as server:
         yield server
 
 
@@ -103,6 +104,7 @@ def image_env(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
 
 @pytest.fixture
 def cluster(tmp_path: Path, image_env: Mapping[str, str]) -> Iterator[KubernetesServer]:
-    """An empty Kubernetes cluster of this test alone; its pods are ended with it."""
+    """A Kubernetes cluster of this test alone with what ``deploy/k8s/cluster`` brings; its pods are ended with it."""
     with KubernetesServer(tmp_path / "cluster", image_env) as server:
+        server.load((ROOT / "deploy/k8s/cluster/priority.yaml").read_text())
         yield server

@@ -93,7 +93,47 @@ def fake_products(n: int) -> tuple[Product, ...]:
     return tuple(products)
 
 
-def fake_run(root: Path, n: int = 12, *, n_failed: int = 0, n_waiting: int = 0, thumbnails: bool = True) -> FakeRun:
+def fake_items(products: Sequence[Product]) -> list[dict[str, Any]]:
+    """Return items as a catalogue serves them, without geometry; their stable fields identify the source."""
+    return [
+        {
+            "type": "Feature",
+            "stac_version": "1.1.0",
+            "id": product.product_id,
+            "collection": product.collection,
+            "geometry": None,
+            "properties": {"datetime": product.datetime, "product:type": product.product_type},
+            "links": [],
+            "assets": {"product": {"href": product.href, "type": "application/vnd+zarr", "roles": ["data", "metadata"]}},
+        }
+        for product in products
+    ]
+
+
+def price_list(**values: float) -> dict[str, Any]:
+    """Return a price list by which one core second costs 0.001 EUR and a GB kept 2 EUR; everything is looked up."""
+    numbers = {
+        "core_hour_eur": 3.6,
+        "gb_month_eur": 1.0,
+        "months_kept": 2.0,
+        "put_1000_eur": 10.0,
+        "jobs": 4.0,
+        "put_limit_per_s": 100.0,
+        "source_mb_per_s": 50.0,
+    }
+    figures = {name: {"value": value, "source": "a test"} for name, value in (numbers | values).items()}
+    return {"dated": "2025-06-01", **figures}
+
+
+def fake_run(
+    root: Path,
+    n: int = 12,
+    *,
+    n_failed: int = 0,
+    n_waiting: int = 0,
+    thumbnails: bool = True,
+    prices: dict[str, Any] | None = None,
+) -> FakeRun:
     """Write a run of ``n`` products below ``root``: most ok, the last ones waiting, those before them failed."""
     settings = parse_settings(
         {"run": "demo", "source": {"catalogue": "items.json"}, "recipes": [str(path) for path in _recipes(root)]}
@@ -102,7 +142,8 @@ def fake_run(root: Path, n: int = 12, *, n_failed: int = 0, n_waiting: int = 0, 
     run = FakeRun(settings, State.of(settings, root), root, products, n_failed, n_waiting)
     write_manifest(products, run.state.manifest)
     cloudy = [{"product_id": f"CLOUDY_{i}", "class": "skipped", "skipped_by": "max_cloud_cover"} for i in range(n // 4)]
-    run.state.plan_json.write_text(dumps({"schema": "zarrmill/planned/1", "products": cloudy}))
+    told = {"skipped": {"datetime": 7, "max_cloud_cover": len(cloudy)}, "totals": {"refused": 0, "unknown": 0}}
+    run.state.plan_json.write_text(dumps({"schema": "zarrmill/planned/1", "products": cloudy, "prices": prices, **told}))
     for index, product in enumerate(products):
         write_quick(PlanRecord(product, {"geometry": footprint(index)}), run.state.target("plan", product))
         outcome = outcome_of(index, run)

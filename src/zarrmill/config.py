@@ -1,6 +1,7 @@
 """Configuration: where things are (``Settings``) and how stores are made (``Recipe``).
 
-The only module that knows a YAML key, and the only one with defaults. Every model is frozen and refuses unknown keys.
+With ``zarrmill.prices`` the only module that knows a YAML key, and the only one with defaults. Every model is frozen and
+refuses unknown keys.
 ``docs/reference/config.md`` and ``config/schemas/*.json`` are generated from here; a test fails when they drift.
 """
 
@@ -16,14 +17,23 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from zarrmill import FORMAT_VERSION
-from zarrmill.errors import ConfigError
+from zarrmill.errors import ConfigError, hidden
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
 """A name that is safe as a file name and as a key."""
 
 
-class _Model(BaseModel):
+class Model(BaseModel):
+    """A part of a configuration file: frozen, refuses unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True)
+
+    @field_validator("*")
+    @classmethod
+    def _no_user(cls, value: Any) -> Any:  # of any field
+        if isinstance(value, str) and hidden(value) != value:
+            raise ValueError("an address must not hold a user or password; put those of a catalogue into ~/.netrc")
+        return value
 
     def digest(self) -> str:
         """Return the sha256 of this model's canonical JSON: comments and key order do not matter, values do."""
@@ -31,7 +41,7 @@ class _Model(BaseModel):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-class Codec(_Model):
+class Codec(Model):
     """Compression of every chunk (blosc); ``typesize`` follows the dtype."""
 
     cname: Literal["zstd", "lz4", "zlib"] = "zstd"
@@ -44,7 +54,7 @@ class Codec(_Model):
     """Filter before compression for items wider than one byte; one-byte items are never shuffled."""
 
 
-class Grd(_Model):
+class Grd(Model):
     """How radar images (Sentinel-1 GRD) come onto a map grid; for other products nothing."""
 
     crs: Literal["utm", "EPSG:4326"] = "utm"
@@ -55,7 +65,7 @@ class Grd(_Model):
     """``none`` keeps DN (uint16); the others make backscatter of it (float32, linear power, noise not removed)."""
 
 
-class Pixels(_Model):
+class Pixels(Model):
     """The part of a recipe that shapes bytes; it is part of every store's name."""
 
     levels_m: tuple[int, ...] = (10, 20, 60, 120, 360)
@@ -91,7 +101,7 @@ class Pixels(_Model):
         return self
 
 
-class Validation(_Model):
+class Validation(Model):
     """What ``validate`` looks at and what it lets pass."""
 
     depth: Literal["full", "sampled", "structure"] = "full"
@@ -116,7 +126,7 @@ class Validation(_Model):
     """Independent readers that must open the store; asked at depth ``full`` only, for they take longer than a sample does."""
 
 
-class Item(_Model):
+class Item(Model):
     """What ``stac`` writes beside what the store itself says."""
 
     collection_suffix: str = Field("-geozarr", pattern=r"^[A-Za-z0-9._-]*$")
@@ -133,7 +143,7 @@ class Item(_Model):
     """Address of the licence text, linked from items and collections."""
 
 
-class Recipe(_Model):
+class Recipe(Model):
     """How products of some types become stores, how they are checked and described."""
 
     name: Name
@@ -148,9 +158,17 @@ class Recipe(_Model):
     """What items hold."""
     memory_mb: int = Field(2000, ge=64)
     """Memory that one conversion or validation may use, in MB."""
+    storage_class: str | None = None
+    """Storage class of the objects of stores in a bucket, which stores that are there keep; null takes ``s3.storage_class``."""
+    fetch: Literal["direct", "stage"] | None = None
+    """How pixels come here, see ``source.fetch``; null takes it."""
+
+    def reading(self, source: "Source") -> "Source":
+        """Return how sources are read by this recipe."""
+        return source if self.fetch is None else source.model_copy(update={"fetch": self.fetch})
 
 
-class Staging(_Model):
+class Staging(Model):
     """A folder on this machine into which products are fetched whole before they are read."""
 
     folder: str = "results/staging"
@@ -163,7 +181,7 @@ class Staging(_Model):
     """Objects that are fetched at once."""
 
 
-class Source(_Model):
+class Source(Model):
     """Which products to take, and from where."""
 
     catalogue: str
@@ -186,6 +204,8 @@ class Source(_Model):
     """Leave out products acquired less than this many hours ago."""
     limit: int | None = Field(None, ge=1)
     """Take at most this many products, after ordering."""
+    max_cost_eur: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Take products, after ordering, as long as their planned cost stays within so many EUR; needs ``prices``."""
     order: Literal["newest", "oldest"] = "newest"
     """Which products come first."""
     fingerprint: Literal["metadata", "item"] = "metadata"
@@ -228,7 +248,7 @@ class Source(_Model):
         return value
 
 
-class Endpoint(_Model):
+class Endpoint(Model):
     """How a bucket is reached; the environment of S3 clients (``AWS_ENDPOINT_URL``, ``AWS_REGION``) says what is left out."""
 
     endpoint_url: str | None = Field(None, pattern=r"^https?://\S+$")
@@ -270,7 +290,7 @@ class S3(Endpoint):
         return self.buckets.get(bucket, self)
 
 
-class BucketRules(_Model):
+class BucketRules(Model):
     """What the buckets of state and stores are to be like; `zarrmill bucket setup` makes them so, every run looks."""
 
     versioning: Literal["required", "wanted", "off"] = "wanted"
@@ -284,7 +304,7 @@ class BucketRules(_Model):
     viewers: tuple[str, ...] = ()
     """Origins of web viewers that may read stores, e.g. ``https://viewer.example.org``."""
     public_read: bool = False
-    """Let everyone read the objects of stores."""
+    """Let everyone read the objects of stores, also of one that is being written by its name; no journal and no listing."""
 
     @field_validator("expire_days")
     @classmethod
@@ -296,7 +316,16 @@ class BucketRules(_Model):
         return value
 
 
-class Settings(_Model):
+class Clean(Model):
+    """What `zarrmill clean` may remove of what belongs to no run."""
+
+    max_share: float = Field(0.2, ge=0, le=1)
+    """Most that is removed at once, as a share of all stores below ``store_root``; more is refused."""
+    protected: dict[str, str] = Field(default_factory=dict)
+    """Stores that stay, and why: shell pattern on a store's name, or on its key below ``store_root``, to the reason."""
+
+
+class Settings(Model):
     """One run: where the sources are, where results go, which recipes serve which product types."""
 
     run: Name = "demo"
@@ -309,12 +338,16 @@ class Settings(_Model):
     """Object storage."""
     bucket_rules: BucketRules = BucketRules()
     """What the buckets of state and stores are to be like."""
+    clean: Clean = Clean()
+    """What `zarrmill clean` may remove."""
     source: Source
     """Where products come from."""
     recipes: tuple[str, ...] = Field(
         ("config/recipes/s2-l2a.yaml", "config/recipes/s2-l1c.yaml", "config/recipes/s1-grd.yaml"), min_length=1
     )
     """Recipe files; each product type is served by exactly one."""
+    prices: str | None = None
+    """Price list, e.g. ``config/prices.yaml``; null tells no cost."""
     public_root: str | None = None
     """Public address of ``store_root`` used in items (e.g. ``https://data.example.org/geozarr``); null writes relative links."""
     public_state: str | None = Field(None, pattern=r"^https?://\S+$")
@@ -336,6 +369,14 @@ class Settings(_Model):
         if separator and (scheme not in ("file", "s3") or not rest.strip("/")):
             raise ValueError("state is kept on disk or below s3://bucket")
         return value
+
+    @model_validator(mode="after")
+    def _cost_can_be_told(self) -> Self:
+        if self.source.max_cost_eur is not None and self.prices is None:
+            raise ValueError("source.max_cost_eur needs a price list: set `prices`, e.g. to config/prices.yaml")
+        if self.source.max_cost_eur is not None and self.source.fingerprint != "metadata":
+            raise ValueError("source.max_cost_eur needs source.fingerprint: metadata; without, no size is known")
+        return self
 
 
 def load_settings(path: Path, overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -375,7 +416,12 @@ def load_recipe(path: Path) -> Recipe:
 
     Raises: ConfigError: the file is missing, is not YAML, or a key or value is not allowed (the key is named).
     """
-    return _validated(Recipe, _read_yaml(path), str(path))
+    return load_model(Recipe, path)
+
+
+def load_model[M: Model](model: type[M], path: Path) -> M:
+    """Read one YAML file as ``model``. Raises: ConfigError: as ``load_recipe``."""
+    return _validated(model, _read_yaml(path), str(path))
 
 
 def product_digest(recipe: Recipe, source_fingerprint: str) -> str:
@@ -435,7 +481,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _validated[M: _Model](model: type[M], values: Mapping[str, Any], origin: str) -> M:
+def _validated[M: Model](model: type[M], values: Mapping[str, Any], origin: str) -> M:
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:

@@ -15,6 +15,7 @@ Every error carries a stable ``code`` such as ``ZM-SRC-MISSING``, built from the
 line for each, from which ``docs/reference/errors.md`` is generated.
 """
 
+import re
 from typing import Any, ClassVar
 
 EXIT_OK = 0
@@ -24,6 +25,14 @@ EXIT_FAILED = 4
 EXIT_BOUND = 5
 EXIT_UNKNOWN = 6
 EXIT_INTERRUPTED = 130
+
+
+_USER = re.compile(r"(?<=://)[^/\s\"'<>?#]*@")
+
+
+def hidden(text: str) -> str:
+    """Return ``text`` without user and password in the addresses that it holds."""
+    return _USER.sub("***@", text)
 
 
 class ZarrmillError(Exception):
@@ -37,8 +46,8 @@ class ZarrmillError(Exception):
     def __init__(self, message: str, *, kind: str) -> None:
         if kind not in self.kinds:
             raise ValueError(f"{type(self).__name__} has no kind {kind!r}, only {sorted(self.kinds)}")
-        super().__init__(message)
-        self.message = message
+        super().__init__(hidden(message))
+        self.message = hidden(message)
         self.kind = kind
 
     @property
@@ -66,7 +75,7 @@ class ConfigError(ZarrmillError):
     prefix = "ZM-CFG"
     exit_code = EXIT_CONFIG
     kinds: ClassVar[dict[str, str]] = {
-        "invalid": "A key is unknown or a value is out of bounds. Correct the named key; `zarrmill config` lists all.",
+        "invalid": "A key is unknown or a value is out of bounds. Correct the named key; `docs/reference/config.md` lists all.",
         "bucket": "A bucket of this run would lose data. `zarrmill bucket check` says how, `zarrmill bucket setup` mends ours.",
         "manifest": "The manifest is missing or malformed. Run `plan` again.",
         "recipe": "No recipe, or more than one, serves this product type. Edit `recipes` in the configuration.",
@@ -113,13 +122,14 @@ class CapacityError(ZarrmillError):
     prefix = "ZM-CAP"
     kinds: ClassVar[dict[str, str]] = {
         "memory": "The product needs more memory than the recipe allows. Raise `memory_mb` or lower `threads`.",
-        "killed": "The job was killed: out of memory, evicted, or by hand. Look at its machine; raise `memory_mb`, run again.",
+        "killed": "The job was killed: out of memory or by hand. Look at its machine; raise `memory_mb`, run again.",
+        "evicted": "The node took the pod back: it was short, drained, or the pod wrote more than `disk_mb`. It is tried again.",
         "disk": "The target has no space left. Free some, then run again: finished shards are kept.",
     }
 
     @property
     def failure_class(self) -> str:
-        return "capacity"
+        return "evicted" if self.kind == "evicted" else "capacity"
 
 
 class StoreError(ZarrmillError):
@@ -178,9 +188,10 @@ class UnknownStateError(ZarrmillError):
 
     prefix = "ZM-UNK"
     exit_code = EXIT_UNKNOWN
-    retryable_kinds = frozenset({"outage"})
+    retryable_kinds = frozenset({"outage", "taken"})
     kinds: ClassVar[dict[str, str]] = {
         "outage": "A catalogue, host or bucket could not be asked. Nothing was decided; try again when it is back.",
+        "taken": "Another driver works on the run, took it over or planned it anew. Let it finish, then run again.",
     }
 
 
@@ -196,3 +207,26 @@ TREE: tuple[type[ZarrmillError], ...] = (
 
 CODES: dict[str, str] = {f"{c.prefix}-{kind.upper()}": text for c in TREE for kind, text in c.kinds.items()}
 """Every stable code with what to do about it."""
+
+UNKNOWN_CODE = "ZM-UNKNOWN"
+"""Code of an error that is none of ours."""
+UNKNOWN_ADVICE = "No error of zarrmill's. Read the log; report it with the log."
+
+
+PERMANENT = frozenset(
+    f"{c.prefix}-{kind.upper()}"
+    for c in (SourceError, ConformanceError)
+    for kind in c.kinds
+    if kind not in c.retryable_kinds and kind != "denied"  # rights and keys are mended beside a run
+)
+"""Codes of errors that the same try meets again as long as nobody mends the source."""
+
+
+def advice(code: str) -> str:
+    """Return what to do about an error code."""
+    return CODES.get(code, UNKNOWN_ADVICE)
+
+
+def help_of(code: str) -> str:
+    """Return where the documentation tells of an error code: a page of the repository and a place on it."""
+    return f"docs/reference/errors.md#{(code if code in CODES else UNKNOWN_CODE).lower()}"

@@ -1,24 +1,27 @@
 """What every product job shares: its record, recipe and log, and a failure record when it fails."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from zarrmill.config import Recipe, Settings, load_recipes, parse_settings, product_digest
-from zarrmill.errors import EXIT_FAILED, ConfigError, ConformanceError, ZarrmillError
+from zarrmill.core.excerpt import excerpt, secrets_of
+from zarrmill.errors import EXIT_FAILED, UNKNOWN_CODE, ConfigError, ConformanceError, ZarrmillError, hidden
 from zarrmill.io import bucket
+from zarrmill.io.failed import final_failure, keep_failure, tail_of
 from zarrmill.io.measure import Meter
 from zarrmill.io.places import Place, place_of
 from zarrmill.io.process import keep_memory, tell
 from zarrmill.io.progress import progress_of
-from zarrmill.io.record import read_record, record_text
+from zarrmill.io.record import read_record
+from zarrmill.io.session import session
 from zarrmill.io.state import Failures, State
 from zarrmill.model import FailureRecord, PlanRecord, Product, ValidationReport, Verdict
 
@@ -56,10 +59,12 @@ def product_job(stage: str, *, plan: str, config: Mapping[str, Any], log: str) -
         record = read_record(PlanRecord, place_of(plan))
         product = record.product
         kept = state.log(stage, product)
-        attempt = Failures(state).next_attempt(product)
+        known = Failures(state).of(product)
+        attempt = max((one.attempt for one in known), default=0) + 1
         structlog.contextvars.bind_contextvars(run=settings.run, product=product.name, stage=stage, attempt=attempt)
         logger = structlog.get_logger()
         logger.info("started")
+        _give_up(final_failure(known, stage))
         with _shipped(Path(log), kept):
             try:
                 recipe = _planned_recipe(settings, product)
@@ -67,15 +72,25 @@ def product_job(stage: str, *, plan: str, config: Mapping[str, Any], log: str) -
                     yield Job(settings, state, record, recipe, attempt, tick)
                 logger.info("finished", wall_s=meter.measured().wall_s)
             except Exception as error:
-                where = str(kept) if kept.remote else log
-                _record_failure(_failure_of(error, stage, settings, product, where, meter, attempt), state, attempt)
                 code = error.exit_code if isinstance(error, ZarrmillError) else EXIT_FAILED
                 if isinstance(error, ZarrmillError):
                     logger.error("failed", code=error.code, message=error.message)
                 else:
                     logger.exception("failed with an error that zarrmill does not know")
+                where = str(kept) if kept.remote else log
+                failure = _failure_of(error, stage, settings, product, where, meter, attempt)
+                _record_failure(replace(failure, excerpt=excerpt(tail_of(Path(log)), secrets_of(os.environ))), state)
                 tell(f"{stage} {product.product_id}: {error}")
                 raise SystemExit(code) from error
+
+
+def _give_up(failure: FailureRecord | None) -> None:
+    """End a try that would meet the same failure again: nothing is read, and record and log of the first one stand."""
+    if failure is None:
+        return
+    structlog.get_logger().error("given up", code=failure.code, message=failure.message, first=failure.measured.attempt)
+    tell(f"{failure.stage} {failure.product.product_id}: {failure.code} as before, not tried again: {failure.message}")
+    raise SystemExit(EXIT_FAILED)
 
 
 def settings_of(config: Mapping[str, Any]) -> Settings:
@@ -165,24 +180,26 @@ def _failure_of(
         stage=stage,
         product=product,
         failure_class=ours.failure_class if ours else "unknown",
-        code=ours.code if ours else "ZM-UNKNOWN",
-        message=ours.message if ours else f"{type(error).__name__}: {error}",
+        code=ours.code if ours else UNKNOWN_CODE,
+        message=ours.message if ours else hidden(f"{type(error).__name__}: {error}"),
         when=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         log=log,
         findings=error.findings if isinstance(error, ConformanceError) else (),
         measured=replace(meter.measured(), attempt=attempt),
+        session=session(),
     )
 
 
-def _record_failure(record: FailureRecord, state: State, attempt: int) -> None:
-    """Write a record under the first free number from ``attempt`` on: a job that was given up may still fail, too."""
-    data = record_text(record).encode()
+def _record_failure(record: FailureRecord, state: State) -> None:
     try:
-        for number in count(attempt):
-            if state.failure(record.failure_class, record.product, record.stage, number).create(data):
-                return
+        keep_failure(record, state)
     except ZarrmillError as second:
         structlog.get_logger().error("failure record not written", code=second.code, message=second.message)
+
+
+def _without_users(logger: object, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Take user and password out of every address in an event."""
+    return {key: hidden(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
 @contextmanager
@@ -196,6 +213,7 @@ def logging_to(path: Path) -> Iterator[None]:
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
                 structlog.processors.format_exc_info,
+                _without_users,
                 structlog.processors.JSONRenderer(sort_keys=True),
             ],
             logger_factory=structlog.WriteLoggerFactory(file=stream),

@@ -181,9 +181,13 @@ class FailureRecord:
     when: str
     """ISO 8601 in UTC."""
     log: str
-    """Path of the job's log."""
+    """Path of the job's log; empty when it went with its pod."""
     findings: tuple[Finding, ...]
     measured: Measured
+    excerpt: str = ""
+    """End of the job's log, bounded and without secrets."""
+    session: str = ""
+    """Session of the driver whose try this was; empty where jobs do not know it."""
 
 
 @dataclass(frozen=True, slots=True)

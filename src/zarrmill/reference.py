@@ -9,8 +9,9 @@ from pydantic import BaseModel, TypeAdapter
 
 from zarrmill.config import Recipe, Settings
 from zarrmill.core.checks import findings_markdown
-from zarrmill.errors import CODES, TREE
+from zarrmill.errors import CODES, EXIT_FAILED, TREE, UNKNOWN_ADVICE, UNKNOWN_CODE
 from zarrmill.io.record import SCHEMAS
+from zarrmill.prices import Prices
 
 
 def reference_files() -> dict[str, str]:
@@ -21,6 +22,7 @@ def reference_files() -> dict[str, str]:
         "docs/reference/findings.md": findings_markdown(),
         "config/schemas/config.schema.json": _schema(Settings),
         "config/schemas/recipe.schema.json": _schema(Recipe),
+        "config/schemas/prices.schema.json": _schema(Prices),
     }
     for kind, name in SCHEMAS.items():
         files[f"docs/reference/schemas/{name.split('/')[1]}.schema.json"] = _text(TypeAdapter(kind).json_schema())
@@ -40,7 +42,7 @@ def write_reference(root: Path) -> list[Path]:
 
 
 def errors_markdown() -> str:
-    """Return ``docs/reference/errors.md``."""
+    """Return ``docs/reference/errors.md``: a heading a code, so that each has an anchor (``zarrmill.errors.help_of``)."""
     lines = ["# Error codes", "", "Generated from `src/zarrmill/errors.py`; do not edit.", ""]
     lines += ["| exit code | meaning |", "| --- | --- |"]
     meanings = {
@@ -56,18 +58,23 @@ def errors_markdown() -> str:
     lines += ["", "Snakemake itself ends with 1 when any job failed; `zarrmill summary` and `status` then end with 4."]
     for error in TREE:
         summary = (error.__doc__ or "").strip().splitlines()[0]
-        lines += ["", f"## {error.__name__} (exit {error.exit_code})", "", summary, ""]
-        lines += ["| code | what it means, what to do |", "| --- | --- |"]
-        lines += [f"| `{code}` | {text} |" for code, text in CODES.items() if code.startswith(f"{error.prefix}-")]
+        lines += ["", f"## {error.__name__} (exit {error.exit_code})", "", summary]
+        for code, text in CODES.items():
+            if code.startswith(f"{error.prefix}-"):
+                lines += ["", f"### {code}", "", text]
+    lines += ["", f"## Anything else (exit {EXIT_FAILED})", "", "An error that zarrmill does not know."]
+    lines += ["", f"### {UNKNOWN_CODE}", "", UNKNOWN_ADVICE]
     return "\n".join(lines) + "\n"
 
 
 def config_markdown() -> str:
     """Return ``docs/reference/config.md``."""
-    lines = ["# Configuration", "", "Generated from `src/zarrmill/config.py`; do not edit. Unknown keys are refused."]
+    origin = "Generated from `src/zarrmill/config.py` and `prices.py`; do not edit. Unknown keys are refused."
+    lines = ["# Configuration", "", origin]
     for title, model in (
         ("config/config.yaml: where things are", Settings),
         ("config/recipes/*.yaml: how stores are made", Recipe),
+        ("config/prices.yaml: what a run costs", Prices),
     ):
         lines += ["", f"## {title}", "", "| key | type | default | meaning |", "| --- | --- | --- | --- |"]
         lines += [f"| `{key}` | {kind} | {default} | {text} |" for key, kind, default, text in _keys(model)]

@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 from k8s_server.objects import JOBS, ApiError
-from s3_server import KEYS
+from kubernetes_run import POLICIES
+from s3_server import KEYS, key_of
 from tools import ROOT
 
 from chaos import archive
@@ -103,7 +104,7 @@ def collect(world: World, trouble: Trouble, watch: Watch, rounds: Sequence[Round
 
 def secrets() -> tuple[bytes, ...]:
     """Return what must be in no log: the secret keys, as they are and as Kubernetes writes them."""
-    plain = [secret.encode() for _, secret in KEYS.values()]
+    plain = [secret.encode() for _, secret in (*KEYS.values(), *map(key_of, POLICIES))]
     return (*plain, *(base64.b64encode(secret) for secret in plain))
 
 

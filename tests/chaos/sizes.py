@@ -32,7 +32,7 @@ class Size:
     n_away: int
     """How often."""
     canary: int = 3
-    """Products of each shard that its backfill begins with; they are not broken, for a canary that fails ends its shard."""
+    """Products that the backfill begins with; they are not broken, for when the canary fails, nothing else is begun."""
     n_kills: int = 2
     """Drivers that are killed."""
     pod_s: float = 4.0

@@ -13,7 +13,8 @@ from file_server import file_server
 from k8s_server import KubernetesServer, make_image
 from k8s_server.kubelet import Running
 from k8s_server.objects import BY_RESOURCE, JOBS, PODS, Object
-from s3_server import KEYS, Bucket, S3Server, bucket, s3_server
+from kubernetes_run import POLICIES, policies
+from s3_server import Bucket, S3Server, bucket, key_of, s3_server
 from tools import ROOT, rendered
 
 from chaos import archive
@@ -86,8 +87,8 @@ def world(root: Path, size: Size, seed: int) -> Iterator[World]:
     with ExitStack() as stack:
         made = archive.build(root / "archive", size.n_products, size.n_days)
         (root / "s3").mkdir()
-        server = stack.enter_context(s3_server(root / "s3"))
-        made_bucket = stack.enter_context(bucket(server, f"soak-{seed}"))
+        server = stack.enter_context(s3_server(root / "s3", policies()))
+        made_bucket = stack.enter_context(bucket(server, f"test-soak-{seed}"))
         s3 = stack.enter_context(fault_proxy(server.url))
         web = stack.enter_context(fault_proxy(stack.enter_context(file_server(made.root)).url))
         image = make_image(root / "image")
@@ -105,17 +106,14 @@ def driver_job(world: World, number: int) -> Object:
     job: Object = next(body for body in found if body["kind"] == "CronJob")["spec"]["jobTemplate"]["spec"]
     job["completions"] = world.n_shards
     job["parallelism"] = world.size.n_drivers
-    job["template"]["spec"]["containers"][0]["args"] += [
-        *("--shard-products", f"{world.size.shard_products}"),
-        *("--canary", f"{world.size.canary}"),
-    ]
+    job["template"]["spec"]["containers"][0]["args"] += ["--canary", f"{world.size.canary}"]
     return {"metadata": {"name": f"{DRIVER_JOB}-{number}"}, "spec": job}
 
 
 def _namespace(world: World) -> None:
-    key, secret = KEYS["writer"]
-    both = {"access_key_id": key, "secret_access_key": secret}
-    world.cluster.vault |= {"zarrmill/driver": both, "zarrmill/job": both}
+    for who in POLICIES:
+        key, secret = key_of(who)
+        world.cluster.vault[f"zarrmill/{who}"] = {"access_key_id": key, "secret_access_key": secret}
     place = dict.fromkeys(("AWS_REGION", "AWS_DEFAULT_REGION", "SNAKEMAKE_STORAGE_S3_REGION"), "us-east-1")
     place |= {"AWS_ENDPOINT_URL": world.s3.url, "ZARRMILL_STATE": world.bucket.href("state"), "AWS_EC2_METADATA_DISABLED": "true"}
     files = {
@@ -123,6 +121,7 @@ def _namespace(world: World) -> None:
         "s1-grd.yaml": archive.recipe((ROOT / "config/recipes/s1-grd.yaml").read_text()),
     }
     days = {"FROM": f"{world.archive.first}", "TO": f"{world.archive.last}"}
+    days |= {"SHARD_PRODUCTS": f"{world.size.shard_products}", "COMPLETIONS": f"{world.n_shards}"}
     data = {"zarrmill-config": files, "zarrmill-place": place, "zarrmill-backfill": days}
     bodies = list(yaml.safe_load_all(rendered("staging")))
     for body in bodies:

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from fault_proxy import Rule, denied, expired, no_bucket, slow_down
+from fault_proxy import Rule, denied, expired, no_bucket, slow_down, wrong_clock
 from products import product_row, recipe_for
 
 from zarrmill.config import S3, Codec
@@ -107,11 +107,12 @@ def test_what_passes_is_waited_for_and_the_store_is_whole(site, rule):
     [
         (denied(method="PUT", path=DATA), "ZM-STO-DENIED"),
         (expired(method="PUT", path=DATA), "ZM-STO-DENIED"),
+        (wrong_clock(method="PUT", path=DATA), "ZM-STO-DENIED"),
         (no_bucket(method="PUT", path=DATA), "ZM-STO-BUCKET"),
         (denied(method="POST", path="uploads"), "ZM-STO-DENIED"),
         (Rule("answer", status=400, code="InvalidStorageClass", path=DATA), "ZM-STO-DENIED"),
     ],
-    ids=["403", "expired credentials", "bucket gone", "403 multipart", "400"],
+    ids=["403", "expired credentials", "wrong clock", "bucket gone", "403 multipart", "400"],
 )
 def test_what_does_not_pass_is_named_at_once_and_never_tried_again(site, rule, code):
     site.proxy.add(rule)

@@ -9,7 +9,7 @@ from functools import partialmethod
 from pathlib import Path
 
 import pytest
-from fault_proxy import Rule, denied, expired, no_bucket, slow_down
+from fault_proxy import Rule, denied, expired, no_bucket, slow_down, wrong_clock
 from file_server import file_server
 from products import product_row, recipe_for
 
@@ -79,15 +79,19 @@ def test_slow_answer_may_take_longer_than_a_silent_one(place):
     assert time.monotonic() - started > 2
 
 
-@pytest.mark.parametrize(("rule", "kind"), [(denied(), "denied"), (expired(), "denied")], ids=["403", "expired"])
-def test_what_does_not_pass_is_named_at_once(place, rule, kind):
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [(denied(), "access denied"), (expired(), "credentials are too old"), (wrong_clock(), "clock of this machine is wrong")],
+    ids=["403", "expired", "clock"],
+)
+def test_what_does_not_pass_is_named_at_once(place, rule, words):
     href, proxy, _ = place
     proxy.add(rule)
     for call in (lambda o: o.get("k"), lambda o: o.get_range("k", 0, 10)):
         proxy.requests = []
-        with pytest.raises(SourceError) as caught:
+        with pytest.raises(SourceError, match=words) as caught:
             call(Objects(href, timeout_s=2, retries=4))
-        assert (caught.value.kind, caught.value.retryable) == (kind, False)
+        assert (caught.value.kind, caught.value.retryable) == ("denied", False)
         assert len(proxy.requests) == 1
 
 

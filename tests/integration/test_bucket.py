@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import obstore
 import pytest
-from fault_proxy import Rule, denied, expired, no_bucket, slow_down
+from fault_proxy import Rule, denied, expired, no_bucket, slow_down, wrong_clock
 
 from zarrmill.config import S3
 from zarrmill.errors import StoreError, UnknownStateError
@@ -87,6 +87,7 @@ def test_a_profile_of_the_shared_configuration_holds_the_credentials(s3_bucket, 
     [
         (denied(), "ZM-STO-DENIED", False),
         (expired(), "ZM-STO-DENIED", False),
+        (wrong_clock(), "ZM-STO-DENIED", False),
         (no_bucket(), "ZM-STO-BUCKET", False),
         (slow_down(), "ZM-STO-LOST", True),
         (Rule("refuse"), "ZM-STO-LOST", True),

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
-from fault_proxy import FaultProxy, Rule, slow_down
+from fault_proxy import FaultProxy, Rule, no_conditions, slow_down
 from s3_server import Bucket
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from zarrmill.cli import app
@@ -85,12 +86,14 @@ def test_viewers_and_everyone_read_stores_and_nothing_else(admin: Any, s3_bucket
     import requests
 
     s3_bucket.put("stores/a.zarr/zarr.json", b"{}")
+    s3_bucket.put("stores/a.zarr.journal/000001.json", b"{}")
     s3_bucket.put("runs/demo/manifest.csv", b"secret")
     setup(look(settings(s3_bucket))[0])
     url, origin = f"{s3_bucket.url}/{s3_bucket.name}", {"Origin": "https://viewer.example.org"}
     answer = requests.get(f"{url}/stores/a.zarr/zarr.json", headers=origin, timeout=10)
     assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (200, "https://viewer.example.org")
-    assert requests.get(f"{url}/runs/demo/manifest.csv", timeout=10).status_code == 403
+    for hidden in ("runs/demo/manifest.csv", "stores/a.zarr.journal/000001.json", "stores/.once"):
+        assert requests.get(f"{url}/{hidden}", timeout=10).status_code == 403
     assert requests.put(f"{url}/stores/a.zarr/zarr.json", data=b"x", timeout=10).status_code == 403
     assert requests.get(f"{url}/?list-type=2", timeout=10).status_code == 403
 
@@ -161,3 +164,43 @@ def test_a_service_without_such_rules_is_told(admin: Any, s3_bucket: Bucket, pro
     guard(settings(s3_bucket, bucket_rules={}))
     with pytest.raises(StoreError, match="does not know it"):
         look(settings(s3_bucket))
+
+
+def test_a_service_that_lets_an_object_be_written_twice_starts_no_run(
+    admin: Any, s3_bucket: Bucket, proxied: Callable[[str], FaultProxy]
+) -> None:
+    proxy = proxied(s3_bucket.url)
+    buckets.use(S3(endpoint_url=proxy.url, retries=0))
+    chosen = settings(s3_bucket, bucket_rules={})
+    proxy.rules = [no_conditions()]
+    with pytest.raises(ConfigError, match="ignores If-None-Match") as caught:
+        guard(chosen)
+    assert caught.value.code == "ZM-CFG-BUCKET"
+    (state,) = look(chosen)
+    assert ["two processes could write" in danger for danger in state.dangers] == [True]
+    proxy.rules = [Rule(kind="answer", status=501, code="NotImplemented", method="PUT")]
+    with pytest.raises(ConfigError, match="refuses If-None-Match"):
+        guard(chosen)
+    proxy.clear()
+    guard(chosen)
+    assert look(chosen)[0].dangers == ()
+    assert s3_bucket.keys() == ["runs/.once", "stores/.once"]
+
+
+def test_a_service_is_asked_once_a_run_and_by_one_request(s3_bucket: Bucket, proxied: Callable[[str], FaultProxy]) -> None:
+    proxy = proxied(s3_bucket.url)
+    buckets.use(S3(endpoint_url=proxy.url, retries=0))
+    chosen = settings(s3_bucket, bucket_rules={})
+    for n_puts in (2, 1):
+        proxy.requests = []
+        guard(chosen)
+        assert proxy.count("PUT") == n_puts
+    assert s3_bucket.keys() == ["runs/.once"]
+
+
+def test_who_may_not_write_is_told_that_it_is_not_known(s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3_bucket.env("reader").items():
+        monkeypatch.setenv(name, value)
+    with capture_logs() as told:
+        guard(settings(s3_bucket, bucket_rules={"versioning": "off"}))
+    assert "not known whether a bucket keeps one writer" in [event["event"] for event in told]

@@ -1,10 +1,14 @@
 """What ``deploy/k8s`` renders is valid, hardened, without secrets, the same in staging and production, and works."""
 
+import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import kubernetes_validate
@@ -12,15 +16,21 @@ import pytest
 import yaml
 from k8s_server.admission import quantity
 from k8s_server.objects import JOBS, PODS, Object
+from snakemake_storage_plugin_s3 import StorageProvider, StorageProviderSettings
 from tools import objects, program, rendered
 from until import until
 
 from zarrmill.config import load_settings
+from zarrmill.io import bucket
 from zarrmill.io.pods import merged
+from zarrmill.io.state import State
 
 ROOT = Path(__file__).parent.parent.parent
 OVERLAYS = ("staging", "production")
 DRIVERS = ("zarrmill-run", "zarrmill-backfill", "zarrmill-forward")
+
+OVH = "https://s3.gra.io.cloud.ovh.net"
+"""Only addresses of this form know lifecycle rules at OVH."""
 
 MAY_DIFFER = (
     r"Namespace/[^.]*\.metadata\.name",
@@ -28,6 +38,7 @@ MAY_DIFFER = (
     r"RoleBinding/.*\.subjects\.0\.namespace",
     r"ResourceQuota/.*\.spec\.hard\..*",
     r"ConfigMap/zarrmill-(config|place|backfill)\.data\..*",
+    r"CronJob/zarrmill-backfill\.spec\.jobTemplate\.spec\.(completions|parallelism)",
     r"CronJob/zarrmill-forward\.spec\.(suspend|schedule)",
     r"CronJob/.*\.containers\.0\.(image|env\.0\.value)",
 )
@@ -105,7 +116,7 @@ def test_driver_is_hardened_and_has_time_to_stop(overlay, driver):
 
 
 def test_forward_runs_go_before_backfills_and_end_nobody():
-    classes = {name: body for (kind, name), body in objects("production").items() if kind == "PriorityClass"}
+    classes = {name: body for (kind, name), body in objects("../cluster").items() if kind == "PriorityClass"}
     assert classes["zarrmill-forward"]["value"] > classes["zarrmill-backfill"]["value"]
     assert {body["preemptionPolicy"] for body in classes.values()} == {"Never"}
     assert pod_of("production", "zarrmill-forward")["priorityClassName"] == "zarrmill-forward"
@@ -115,6 +126,12 @@ def test_forward_runs_go_before_backfills_and_end_nobody():
 def test_only_the_forward_run_starts_by_itself_and_only_in_production():
     suspended = {(o, d): objects(o)["CronJob", d]["spec"]["suspend"] for o in OVERLAYS for d in DRIVERS}
     assert [key for key, value in suspended.items() if not value] == [("production", "zarrmill-forward")]
+
+
+def test_every_night_is_the_same_run():
+    (command,) = pod_of("production", "zarrmill-forward")["containers"][0]["args"][2:]
+    assert command.startswith("exec zarrmill backfill --forward --from ")
+    assert "--canary 0" in command
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -127,6 +144,83 @@ def test_mounted_configuration_is_one(overlay, tmp_path):
     assert settings.store_root.split("/")[2] != settings.state_root.split("/")[2]
     dates = objects(overlay)["ConfigMap", "zarrmill-backfill"]["data"]
     assert date.fromisoformat(dates["FROM"]) <= date.fromisoformat(dates["TO"])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_removing_an_overlay_takes_nothing_from_the_other_one(overlay):
+    for (kind, name), body in objects(overlay).items():
+        assert kind == "Namespace" or body["metadata"]["namespace"] == f"zarrmill-{overlay}", (kind, name)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_overlay_library_and_storage_plugin_reach_ovh_alike(overlay, tmp_path, monkeypatch):
+    (tmp_path / "config.yaml").write_text(objects(overlay)["ConfigMap", "zarrmill-config"]["data"]["config.yaml"])
+    settings = load_settings(tmp_path / "config.yaml")
+    for name, value in objects(overlay)["ConfigMap", "zarrmill-place"]["data"].items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    bucket.use(settings.s3)
+    plugin = StorageProviderSettings(region=os.environ["SNAKEMAKE_STORAGE_S3_REGION"])
+    with closing(Provider.client(plugin)) as theirs, closing(bucket.client("made-up")) as ours:
+        for client in (ours, theirs):
+            assert (client.meta.endpoint_url, client.meta.region_name) == (OVH, "gra")
+            config = client.meta.config
+            assert (config.request_checksum_calculation, config.response_checksum_validation) == ("when_required",) * 2
+            address = client.generate_presigned_url("get_object", Params={"Bucket": "made-up", "Key": "key"})
+            assert address.startswith(f"{OVH}/made-up/key?"), "path style"
+    state = State.of(settings)
+    assert state.root.href.startswith(f"{os.environ['ZARRMILL_STATE']}/")
+    profile = (ROOT / "profiles/ovh/config.v9+.yaml").read_text()
+    assert yaml.safe_load(profile)["default-storage-prefix"] == "$ZARRMILL_STATE"
+    assert OVH in profile
+    assert OVH in (ROOT / "docs/guides/state-in-a-bucket.md").read_text()
+
+
+class Provider:
+    """The storage plugin as Snakemake starts it, as far as its client goes."""
+
+    @staticmethod
+    def client(settings: StorageProviderSettings) -> Any:
+        provider = SimpleNamespace(settings=settings)
+        StorageProvider.__post_init__(provider)
+        return provider.s3c.meta.client
+
+
+def policies(overlay: str) -> dict[str, Any]:
+    return {name: body["spec"] for (kind, name), body in objects(overlay).items() if kind == "NetworkPolicy"}
+
+
+def test_only_drivers_reach_the_kubernetes_api_and_nobody_the_credentials_of_a_machine():
+    found = policies("production")
+    assert found["zarrmill-nothing"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for who, ports in (("driver", [443, 6443]), ("job", [443])):
+        spec = found[f"zarrmill-{who}"]
+        assert spec["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == who
+        (rule,) = spec["egress"]
+        assert [port["port"] for port in rule["ports"]] == ports
+        assert rule["to"] == [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.0.0/16"]}}]
+    (names,) = found["zarrmill-names"]["egress"]
+    assert {"ipBlock": {"cidr": "169.254.20.10/32"}} in names["to"]
+    assert {port["port"] for port in names["ports"]} == {53}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_example_of_another_port_works_as_it_stands(overlay, tmp_path):
+    shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
+    path = tmp_path / "deploy/k8s/overlays" / overlay / "kustomization.yaml"
+    text = path.read_text()
+    path.write_text(re.sub(r"^# (patches:|- target: .kind: NetworkPolicy|  patch: |    - )", r"\1", text, flags=re.MULTILINE))
+    done = subprocess.run([program("kubectl"), "kustomize", str(path.parent)], capture_output=True, text=True, check=True)
+    bodies = {body["metadata"]["name"]: body for body in yaml.safe_load_all(done.stdout) if body["kind"] == "NetworkPolicy"}
+    for who in ("driver", "job"):
+        assert {"protocol": "TCP", "port": 9000} in bodies[f"zarrmill-{who}"]["spec"]["egress"][0]["ports"]
+
+
+def test_backfill_knows_how_many_completions_its_job_has(overlay):
+    n = objects(overlay)["CronJob", "zarrmill-backfill"]["spec"]["jobTemplate"]["spec"]["completions"]
+    assert objects(overlay)["ConfigMap", "zarrmill-backfill"]["data"]["COMPLETIONS"] == str(n)
+    assert {"configMapRef": {"name": "zarrmill-backfill"}} in pod_of(overlay, "zarrmill-backfill")["containers"][0]["envFrom"]
 
 
 def test_quota_has_room_for_the_jobs_of_the_profile():
@@ -181,17 +275,25 @@ def test_pod_of_a_job_is_let_in_and_has_no_account(cluster):
     job = merged({"metadata": {"name": "a"}, "spec": {"backoffLimit": 0, "template": {"spec": pod}}}, template)
     status = ended(cluster, cluster.create(JOBS, "zarrmill-staging", job))
     assert status["conditions"][-1]["type"] == "Complete", cluster.store.find(JOBS)
-    assert logs(cluster) == ["id https://s3.example none\n"]
+    assert logs(cluster) == [f"id {OVH} none\n"]
 
 
 def test_shards_that_failed_products_are_done_with_and_others_go_on(cluster):
     admitted(cluster)
-    script = "echo $FROM $JOB_COMPLETION_INDEX; [ $JOB_COMPLETION_INDEX != 1 ] || exit 4"
+    script = "echo $FROM $JOB_COMPLETION_INDEX $ZARRMILL_BACKFILL_SESSION; [ $JOB_COMPLETION_INDEX != 1 ] || exit 4"
     job = jobs_from(cluster, "zarrmill-backfill", [script])
     status = ended(cluster, job)
     assert (status["succeeded"], status["failed"]) == (19, 1)
-    assert sorted(logs(cluster)) == sorted(f"2025-01-01 {index}\n" for index in range(20))
+    session = job["metadata"]["uid"]
+    assert sorted(logs(cluster)) == sorted(f"2025-01-01 {index} {session}\n" for index in range(20)), "one canary for all"
     assert cluster.kubelet.n_most == 2
+
+
+def test_backfill_with_a_wrong_configuration_ends_at_once(cluster):
+    admitted(cluster)
+    status = ended(cluster, jobs_from(cluster, "zarrmill-backfill", ["exit 2"]))
+    assert status["conditions"][-1]["reason"] == "PodFailurePolicy"
+    assert len(cluster.kubelet.pods) <= 2
 
 
 @pytest.mark.parametrize(("code", "n_tries"), [(2, 1), (4, 1), (6, 4)])

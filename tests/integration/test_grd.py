@@ -37,7 +37,7 @@ def through(root: Path, recipe: Recipe, listed: bool = True) -> dict[str, Any]:
     source = build_grd(SPEC, root / "source", scene)
     items = root / "items"
     items.mkdir()
-    (items / "item.json").write_text(json.dumps(grd_item(SPEC, scene, source)))
+    (items / "item.json").write_text(json.dumps(grd_item(SPEC, scene, str(source))))
     (root / "list.csv").write_text(f"href\n{source}\n")
     catalogue = items if listed else root / "list.csv"
     settings = Settings(

@@ -87,6 +87,24 @@ def test_make_install_profiles_makes_profiles_known_by_name(tmp_path):
     assert found.stdout.strip() == str(ROOT / "profiles/ovh/config.v9+.yaml"), found.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ([], 2),
+        (["BASE=python:3.13-slim"], 2),
+        (["BASE=python:3.13-slim@sha256:..."], 2),
+        ([f"BASE=python:3.13-slim@sha256:{'0' * 63}"], 2),
+        ([f"BASE=python:3.13-slim@sha256:{'0' * 64}"], 0),
+        (["BASE=localhost/base:test", "LOCAL_BASE=1"], 0),
+        (["LOCAL_BASE=1"], 2),
+    ],
+)
+def test_make_image_wants_a_base_by_its_digest(options, code):
+    command = ["make", "image", "BUILDER=echo", *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "build --build-arg BASE=" in done.stdout) == (code, code == 0), done.stdout + done.stderr
+
+
 def test_dockerfile_names_no_moving_thing():
     text = (ROOT / "deploy/docker/Dockerfile").read_text()
     assert re.findall(r"^FROM (\S+)", text, re.MULTILINE) == ["${BASE}", "${BASE}"]

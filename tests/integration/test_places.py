@@ -2,18 +2,25 @@
 
 import os
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fault_proxy import FaultProxy, Rule, denied, no_bucket
+from fake_run import fake_products
+from fault_proxy import FaultProxy, Rule, denied, no_bucket, wrong_clock
 from s3_server import Bucket
 
 from zarrmill.config import S3
 from zarrmill.errors import StoreError, UnknownStateError
 from zarrmill.io import bucket as buckets
 from zarrmill.io.listing import Listing
+from zarrmill.io.manifest import write_manifest
 from zarrmill.io.places import Place, place_of, together
+from zarrmill.io.progress import ProgressFile, collect_progress, read_heartbeats
+from zarrmill.io.state import State
+from zarrmill.runs.part import Part
 
 Proxied = Callable[[str], FaultProxy]
 
@@ -165,6 +172,7 @@ def test_listing_in_a_bucket_costs_one_request_a_thousand_objects(s3_bucket: Buc
     [
         (denied(), "access denied"),
         (no_bucket(), "no such bucket"),
+        (wrong_clock(), "clock of this machine is wrong|access denied"),  # the answer to HEAD has no words
         (Rule(kind="refuse"), "no answer"),
         (Rule(kind="answer", status=500, code="InternalError"), "no answer"),
     ],
@@ -184,6 +192,57 @@ def test_an_outage_is_never_an_absence(s3_bucket: Bucket, proxied: Proxied, rule
             write()
     proxy.clear()
     assert place.read_text() == "{}"
+
+
+def test_the_age_of_a_heartbeat_in_a_bucket_is_told_by_the_clock_of_the_bucket(
+    s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, product = State(place_of(s3_bucket.href("state/run"))), fake_products(1)[0]
+    tick = ProgressFile(state.progress(product), "convert", product.name, lambda: time.time() - 7200)
+    tick.write()
+    tick.flush()
+    right = time.time
+    with monkeypatch.context() as wrong:
+        wrong.setattr(time, "time", lambda: right() + 7200)
+        assert abs(state.root.now() - right()) < 60
+        (beat,) = read_heartbeats(state)
+        assert not beat.dead(state.root.now())
+    assert abs(beat.updated - right()) < 60
+
+
+def test_a_heartbeat_that_cannot_be_read_is_unknown_not_over(s3_bucket: Bucket, proxied: Proxied) -> None:
+    state, products = State(place_of(s3_bucket.href("state/run"))), fake_products(40)
+    proxy = proxied(s3_bucket.url)
+    buckets.use(S3(endpoint_url=proxy.url, retries=1))
+    for product in products:
+        tick = ProgressFile(state.progress(product), "convert", product.name)
+        tick.write()
+        tick.flush()
+    state.progress(products[0]).write_text("{")
+    proxy.clear()
+    assert len(collect_progress(state, products).running) == 39, "malformed is not running"
+    assert proxy.count("GET", "/progress/.*json") == 40
+    proxy.add(Rule("answer", status=500, code="InternalError", method="GET", path=f"{products[7].name}"))
+    with pytest.raises(UnknownStateError, match="cannot read the state"):
+        collect_progress(state, products)
+
+
+def test_a_look_at_a_shard_lists_once_and_reads_each_heartbeat_once(s3_bucket: Bucket, proxied: Proxied, tmp_path: Path) -> None:
+    state, products = State(place_of(s3_bucket.href("state/run"))), fake_products(3)
+    proxy = proxied(s3_bucket.url)
+    buckets.use(S3(endpoint_url=proxy.url, retries=1))
+    write_manifest(products, state.manifest)
+    for product in products:
+        tick = ProgressFile(state.progress(product), "convert", product.name)
+        tick.write()
+        tick.flush()
+    proxy.clear()
+    part = Part("run", state, deque(), tmp_path / "part.log")
+    part.look()
+    assert len(part.seen.running) == 3, (tmp_path / "part.log").read_text() if (tmp_path / "part.log").exists() else ""
+    assert proxy.count("GET", "/progress/.*json") == 3
+    listed = [one.path for one in proxy.requests if "list-type=2" in one.path and "max-keys=1&" not in f"{one.path}&"]
+    assert len(listed) == len(set(listed)), listed
 
 
 def test_disk_that_cannot_be_read_is_unknown(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from fake_run import fake_products
+from fake_run import fake_items, fake_products
 from fault_proxy import FaultProxy
 from s3_server import Bucket
 from workspace import ROOT
@@ -21,19 +21,7 @@ N = 1100
 
 def settings(made: Bucket, folder: Path) -> Settings:
     """Items whose fingerprint is in the item, so that no source is asked for."""
-    features = [
-        {
-            "type": "Feature",
-            "stac_version": "1.1.0",
-            "id": product.product_id,
-            "collection": product.collection,
-            "geometry": None,
-            "properties": {"datetime": product.datetime, "product:type": product.product_type},
-            "links": [],
-            "assets": {"product": {"href": f"{product.href}", "type": "application/vnd+zarr", "roles": ["data", "metadata"]}},
-        }
-        for product in fake_products(N)
-    ]
+    features = fake_items(fake_products(N))
     (folder / "items.json").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     recipes = [str(ROOT / f"config/recipes/s2-{kind}.yaml") for kind in ("l2a", "l1c")]
     source = {"catalogue": str(folder / "items.json"), "fingerprint": "item"}

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from k8s_server import KubernetesServer
+from k8s_server.access import ADMIN
 from k8s_server.objects import BY_RESOURCE, JOBS, PODS
+from until import PATIENCE, until
 
 from zarrmill.errors import ConfigError
 from zarrmill.io import pods
@@ -88,7 +90,7 @@ class Run:
 def finish(process: "subprocess.Popen[str]") -> tuple[int, str]:
     """Return code and output of a run; one that hangs is ended."""
     try:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=120 * PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
         output, _ = process.communicate()
@@ -145,6 +147,85 @@ def test_requests_that_fail_are_repeated(run):
     code, output = run("a,b")
     assert code == 0, output
     assert run.made() == {"a": "a 300", "b": "b 300"}
+    assert objects_left(run.cluster) == []
+
+
+def test_refused_credentials_are_read_again_and_requests_repeated(run):
+    run.cluster.fault("status", match="POST .*/jobs", code=401)
+    run.cluster.fault("status", match="GET .*/status", code=401, times=2)
+    run.cluster.fault("status", match="DELETE .*/jobs", code=401)
+    code, output = run("a,b")
+    assert code == 0, output
+    assert run.made() == {"a": "a 300", "b": "b 300"}
+    assert "reauthenticate" not in output
+    assert objects_left(run.cluster) == []
+
+
+def test_token_that_was_renewed_is_taken_from_its_file(run):
+    process = run.start("a,b")
+    until(lambda: run.cluster.count("create", "jobs", 201) == 2, timeout_s=60)
+    run.cluster.access.tokens.pop(run.cluster.admin)
+    until(lambda: run.cluster.count("", "", 401), timeout_s=60)
+    run.cluster.kubeconfig(run.folder / "kubeconfig", run.cluster.access.token(ADMIN), "zarrmill")
+    code, output = finish(process)
+    assert code == 0, output
+    assert run.made() == {"a": "a 300", "b": "b 300"}
+    assert objects_left(run.cluster) == []
+
+
+IN_CLUSTER = """
+import sys
+from kubernetes import client, config
+from kubernetes.config import incluster_config
+from zarrmill.errors import UnknownStateError
+from zarrmill.io import pods
+
+incluster_config.SERVICE_TOKEN_FILENAME, incluster_config.SERVICE_CERT_FILENAME = sys.argv[1:3]
+pods.AUTH_WAITS_S = (0.0, 0.0)
+pods._authorised(client)
+config.load_incluster_config()
+api = client.CoreV1Api()
+print(len(api.list_namespaced_secret("zarrmill").items), flush=True)
+sys.stdin.readline()
+print(len(api.list_namespaced_secret("zarrmill").items), flush=True)
+sys.stdin.readline()
+try:
+    api.list_namespaced_secret("zarrmill")
+except UnknownStateError as error:
+    print(error, flush=True)
+"""
+
+
+def test_pod_reads_the_token_of_its_account_again_and_ends_when_none_is_taken(cluster, tmp_path):
+    token = tmp_path / "token"
+    token.write_text(first := cluster.access.token(ADMIN))
+    port = cluster.url.rpartition(":")[2]
+    env = {**os.environ, "KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": port, "HOME": str(tmp_path)}
+    env.pop("KUBECONFIG", None)
+    command = [sys.executable, "-c", IN_CLUSTER, str(token), str(cluster.certificate)]
+    with subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == "0\n"
+        cluster.access.tokens.pop(first)
+        token.write_text(second := cluster.access.token(ADMIN))
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "0\n"
+        cluster.access.tokens.pop(second)
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert "ZM-UNK-OUTAGE: Kubernetes API: 401 for 0 s" in process.stdout.readline()
+
+
+def test_conflict_and_lost_answer_of_a_new_job_end_no_run(run):
+    conflict = run.cluster.fault("status", match="POST .*/jobs", code=409, times=2)
+    lost = run.cluster.fault("lost", match="POST .*/jobs")
+    code, output = run("a,b")
+    assert code == 0, output
+    assert (conflict.met, lost.met) == (2, 1)
+    assert run.made() == {"a": "a 300", "b": "b 300"}
+    assert run.cluster.count("create", "jobs", 409) == 1  # that of the Job whose answer was lost
     assert objects_left(run.cluster) == []
 
 

@@ -2,19 +2,29 @@
 
 import json
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pytest
 from botocore.exceptions import ClientError
+from fault_proxy import FaultProxy, Request
 from s3_server import Bucket, S3Server, bucket, s3_server
+from typer.testing import CliRunner
 from workspace import ROOT, Workspace
 
-ROLES = ("planner", "converter", "publisher", "janitor")
+from zarrmill import cli_runs
+from zarrmill.cli import app
+from zarrmill.config import S3
+from zarrmill.io import bucket as buckets
+
+ROLES = ("planner", "converter", "publisher", "janitor", "reader")
 NAMES = {"STATE_BUCKET": "roles-state", "STATE_PREFIX": "runs", "STORE_BUCKET": "roles-stores", "STORE_PREFIX": "geozarr"}
 TARGET, RECEIPT = "runs/may/s2/20250101/convert/a.json", "runs/may/s2/20250101/register/a.json"
+REMOVED = "runs/_removed/a.jsonl"
 STORE, JOURNAL = "geozarr/s2/20250101/a.zarr/zarr.json", "geozarr/s2/20250101/a.zarr.journal/000001.json"
 
 
@@ -35,7 +45,7 @@ def places(roles: S3Server) -> Iterator[dict[str, Bucket]]:
     """Bucket of the state and bucket of stores, with an object of each kind."""
     with ExitStack() as stack:
         made = {name: stack.enter_context(bucket(roles, f"roles-{name}")) for name in ("state", "stores")}
-        for key in (TARGET, RECEIPT, "other/precious"):
+        for key in (TARGET, RECEIPT, REMOVED, "other/precious"):
             made["state"].put(key, b"{}")
         for key in (STORE, JOURNAL, "other/precious"):
             made["stores"].put(key, b"{}")
@@ -65,10 +75,11 @@ def may(client: Any, made: Bucket, verb: str, key: str = "") -> bool:
 
 RIGHTS = {
     # (bucket, key): what each role may do there, r, w and d
-    ("state", TARGET): {"planner": "rwd", "converter": "rwd", "publisher": "r", "janitor": "rwd"},
-    ("state", RECEIPT): {"planner": "rwd", "converter": "rwd", "publisher": "rwd", "janitor": "rwd"},
-    ("stores", STORE): {"planner": "r", "converter": "rw", "publisher": "r", "janitor": "rd"},
-    ("stores", JOURNAL): {"planner": "r", "converter": "rwd", "publisher": "r", "janitor": "rd"},
+    ("state", TARGET): {"planner": "rwd", "converter": "rwd", "publisher": "r", "janitor": "r", "reader": "r"},
+    ("state", RECEIPT): {"planner": "rwd", "converter": "rwd", "publisher": "rwd", "janitor": "r", "reader": "r"},
+    ("state", REMOVED): {"planner": "rwd", "converter": "rwd", "publisher": "r", "janitor": "rw", "reader": "r"},
+    ("stores", STORE): {"planner": "r", "converter": "rw", "publisher": "r", "janitor": "rd", "reader": "r"},
+    ("stores", JOURNAL): {"planner": "r", "converter": "rwd", "publisher": "r", "janitor": "rwd", "reader": "r"},
     ("state", "other/precious"): dict.fromkeys(ROLES, ""),
     ("stores", "other/precious"): dict.fromkeys(ROLES, ""),
 }
@@ -100,19 +111,99 @@ def test_no_role_is_without_its_denial() -> None:
         assert all(action.startswith("s3:") and "*" not in action for action in allowed)
 
 
-def test_a_run_needs_no_more_than_planner_and_converter(
-    roles: S3Server, places: dict[str, Bucket], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_each_right_is_used_and_no_other_is_needed(
+    roles: S3Server,
+    places: dict[str, Bucket],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    proxied: Callable[[str], FaultProxy],
 ) -> None:
+    """The work of each role, with its rights alone; then every right of it must have been asked for."""
+    proxy, state = proxied(roles.url), places["state"]
     work = Workspace.create(tmp_path / "work", n_days=1, products_per_day=1)
     work.configure(state_root="s3://roles-state/runs", store_root="s3://roles-stores/geozarr")
-    for name, value in roles.env("role-planner").items():
-        monkeypatch.setenv(name, value)
+
+    def become(role: str) -> None:
+        for name, value in roles.env(f"role-{role}", proxy.url).items():
+            monkeypatch.setenv(name, value)
+        buckets.use(S3())
+        proxy.requests = []
+
+    become("planner")
     work.plan()
-    for name, value in roles.env("role-converter").items():
-        monkeypatch.setenv(name, value)
+    (product,) = work.products
+    planned = list(proxy.requests)
+    begin_upload(places["stores"], f"geozarr/{product.store_path}/left")
+    become("converter")
     work.snakemake()
     assert work.zarrmill("status").stdout.startswith("1/1 ok")
-    sealed = [key for key in places["stores"].keys("geozarr/") if key.endswith(".zarr/zarr.json") and "a.zarr" not in key]
+    assert unused("converter", proxy.requests) == []
+    sealed = [key for key in places["stores"].keys("geozarr/") if key.endswith(".zarr/zarr.json") and key != STORE]
     assert len(sealed) == 1
-    assert places["stores"].keys("other/") == ["other/precious"]
+    state.delete(*state.keys("runs/test/report/"))
+    become("planner")  # as the driver of a cluster, where jobs are others
+    work.snakemake()
     assert work.jobs() == {}
+    planned += proxy.requests
+    become("reader")
+    for verb in ("status", "audit"):
+        assert (told := work.zarrmill(verb)).returncode == 0, told.stdout + told.stderr
+    assert unused("reader", proxy.requests) == []
+    orphan = f"{product.store_path.rpartition('/')[0]}/ORPHAN_00000000.zarr"
+    for key in ("zarr.json", "a/zarr.json"):
+        places["stores"].put(f"geozarr/{orphan}/{key}", b"{}")
+    begin_upload(places["stores"], f"geozarr/{orphan}/left")
+    become("janitor")
+    monkeypatch.setattr(cli_runs, "_seconds", lambda text: -3600.0)
+    arguments = ["clean", "--execute", "1", "--max-share", "1", "--config", str(work.path / "config/config.yaml")]
+    done = CliRunner().invoke(app, arguments)
+    assert (done.exit_code, "removed: orphan" in done.output) == (0, True), done.output
+    assert unused("janitor", proxy.requests) == []
+    assert not [key for key in places["stores"].keys("geozarr/") if "ORPHAN" in key]
+    assert places["stores"].uploads() == []
+    assert set(sealed) < set(places["stores"].keys("geozarr/"))
+    assert [json.loads(state.contents(key)[""])["outcome"] for key in state.keys("runs/_removed/2")] == ["removed"]
+    assert places["stores"].keys("other/") == ["other/precious"]
+    places["stores"].delete(*sealed)
+    become("planner")
+    assert {row["class"] for row in work.plan()["products"]} == {"missing"}
+    assert unused("planner", [*planned, *proxy.requests]) == []
+
+
+def begin_upload(made: Bucket, key: str) -> None:
+    with closing(made.client()) as client:
+        client.create_multipart_upload(Bucket=made.name, Key=key)
+
+
+def unused(role: str, requests: Sequence[Request]) -> list[tuple[str, str]]:
+    """Return right and resource of what a policy allows and no request asked for."""
+    asked = {asked_for(request) for request in requests}
+    allowed = [s for s in json.loads(policy(role))["Statement"] if s["Effect"] == "Allow"]
+    rights = [(action, resource) for s in allowed for action in s["Action"] for resource in s["Resource"]]
+    return [(a, r) for a, r in rights if not any(a == action and fnmatchcase(place, r) for action, place in asked)]
+
+
+def asked_for(request: Request) -> tuple[str, str]:
+    """Return the right that a request needs, and the resource."""
+    url = urlsplit(request.path)
+    names = {name for name, _ in parse_qsl(url.query, keep_blank_values=True)}
+    place = unquote(url.path).strip("/")
+    of_bucket = {"versioning": "GetBucketVersioning", "lifecycle": "GetLifecycleConfiguration", "location": "GetBucketLocation"}
+    if "/" not in place:
+        action = next((of_bucket[name] for name in names & of_bucket.keys()), "ListBucket")
+        action = "ListBucketMultipartUploads" if "uploads" in names else action
+    elif "uploadId" in names and request.method in ("GET", "DELETE"):
+        action = {"GET": "ListMultipartUploadParts", "DELETE": "AbortMultipartUpload"}[request.method]
+    else:
+        verbs = {"GET": "GetObject", "HEAD": "GetObject", "PUT": "PutObject", "POST": "PutObject", "DELETE": "DeleteObject"}
+        action = verbs[request.method]
+    return f"s3:{action}", f"arn:aws:s3:::{place}"
+
+
+def test_a_right_that_nobody_uses_is_seen() -> None:
+    assert unused(
+        "reader", [Request("GET", "/roles-state?list-type=2", None), Request("GET", "/roles-stores/geozarr/a", None)]
+    ) == [
+        ("s3:ListBucket", "arn:aws:s3:::roles-stores"),
+        ("s3:GetObject", "arn:aws:s3:::roles-state/runs/*"),
+    ]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from products import product_row, recipe_for
 from zarrmill.config import S3, Source
 from zarrmill.errors import CapacityError, SourceError
 from zarrmill.io import bucket as buckets
-from zarrmill.io.staging import DONE, opened
+from zarrmill.io.staging import DONE, RESERVED, _Cache, opened
 from zarrmill.stages.convert import convert
 from zarrmill.stages.validate import validate
 
@@ -80,6 +81,22 @@ def test_two_recipes_and_a_validation_read_what_was_fetched_once(shared_sources,
     assert report.source == far.href
     assert report.n_pixels_compared > 0
     assert str(report.verdict) != "FAIL"
+
+
+def test_recipe_says_how_its_sources_come_here(shared_sources, tmp_path):
+    source, plain = shared_sources["l2a"], recipe_for("S02MSIL2A")
+    folders = {name: tmp_path / name for name in ("stage", "direct")}
+    with file_server(source.parent) as server:
+        far = replace(product_row(source, plain), href=f"{server.url}/{source.name}")
+        run = settings(folders["stage"]).model_copy(update={"fetch": "direct"})
+        recipe = plain.model_copy(update={"fetch": "stage"})
+        receipt = convert(far, recipe=recipe, store_root=str(tmp_path / "stores"), threads=2, fetch=run)
+        assert staged(folders["stage"]) == [source.name]
+        assert receipt.product.digest == product_row(source, recipe).digest, "it shapes no bytes"
+        direct = plain.model_copy(update={"fetch": "direct"})
+        run = settings(folders["direct"])
+        validate(receipt.store, source=far.href, recipe=direct, product=far, threads=2, fetch=run)
+    assert not folders["direct"].exists()
 
 
 def test_product_in_a_bucket_is_fetched_by_its_listing(shared_sources, s3_bucket, tmp_path):
@@ -244,6 +261,70 @@ def test_product_that_does_not_fit_is_a_capacity_error_and_leaves_nothing(host, 
         pass
     assert caught.value.kind == "disk"
     assert [path for path in folder.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_fetches_at_once_have_no_more_than_one_bound_together(host, tmp_path):
+    root, href, proxy = host
+    folder, products = tmp_path / "staging", [small(root, f"p{n}.zarr", 400_000, n) for n in range(4)]
+    proxy.add(Rule("throttle", path="/a/0$", rate=8e5))
+    seen, most, done = [], [], threading.Event()
+
+    def use(number):
+        with opened(href(products[number]), "", settings(folder, max_gb=1e-3)) as objects:
+            seen.append(objects.get("a/0")[0])
+
+    def watch():
+        while not done.wait(0.01):
+            most.append(sum(path.stat().st_size for path in folder.glob("*/data/a/0")))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    users = [threading.Thread(target=use, args=(number,)) for number in range(4)]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join()
+    done.set()
+    watcher.join()
+    assert sorted(seen) == [0, 1, 2, 3]
+    assert 400_000 < max(most) <= 1_000_000, "two at once, never three"
+    assert not list(folder.glob(f"*/{RESERVED}"))
+
+
+def test_who_finds_no_room_says_so(host, tmp_path, monkeypatch):
+    root, href, _ = host
+    folder, products = tmp_path / "staging", [small(root, f"p{n}.zarr", 600_000, n) for n in range(2)]
+    room = settings(folder, max_gb=1e-3)
+    monkeypatch.setattr("zarrmill.io.staging._WAIT_ROOM_S", 0.5)
+    with opened(href(products[0]), "", room):
+        with pytest.raises(CapacityError, match="no room for"), opened(href(products[1]), "", room):
+            pass
+        assert staged(folder) == ["p0.zarr"], "what is in use stays"
+
+
+def test_product_with_more_than_its_metadata_say_takes_more_room(host, tmp_path):
+    root, href, _ = host
+    product = small(root, "p.zarr")
+    (product / "a/0").write_bytes(bytes(300_000))
+    with opened(href(product), "", settings(tmp_path / "staging")) as objects:
+        assert len(objects.get("a/0")) == 300_000
+    with pytest.raises(CapacityError, match="max_gb"), opened(href(product), "", settings(tmp_path / "other", max_gb=1e-4)):
+        pass
+
+
+def test_no_object_is_lost_to_the_count(tmp_path):
+    class Slow(int):
+        """A number that takes its time, so that another thread comes between."""
+
+        def __radd__(self, other):
+            time.sleep(0.01)
+            return other + int(self)
+
+    cache = _Cache(settings(tmp_path / "staging"))
+    cache._reserved = 1000
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: cache._count("p", tmp_path / "staging/p.part", Slow(n)), [10] * 16))
+    assert cache._n_bytes == 160
 
 
 def test_full_disk_is_a_capacity_error_and_leaves_nothing(host, tmp_path):

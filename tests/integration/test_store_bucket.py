@@ -293,6 +293,18 @@ def test_lease_of_a_silent_writer_ends_and_its_late_writes_are_refused(s3_bucket
     assert s3_bucket.keys("stores/a.zarr/") == ["stores/a.zarr/a"]
 
 
+def test_what_is_finished_is_in_the_bucket_soon_not_only_at_the_next_renewal(s3_bucket):
+    buckets.use(S3(lease_s=60))  # renewed every ten seconds
+    writer = writer_of(s3_bucket)
+    with writer.locked():
+        writer.finished("id")
+        writer.record(Entry("first", (1,), (writer.write("a/c/0", b"1"),)))
+        deadline = time.monotonic() + 7
+        while '"a/c/0"' not in (carried := s3_bucket.contents("stores/a.zarr.journal/")["000001.json"].decode()):
+            assert time.monotonic() < deadline, carried
+            time.sleep(0.1)
+
+
 def test_writer_whose_lease_was_taken_over_stops(s3_bucket):
     buckets.use(S3(lease_s=LEASE_S))
     writer = writer_of(s3_bucket)
@@ -318,3 +330,15 @@ def test_storage_class_is_that_of_the_settings(s3_bucket):
         "small": "STANDARD_IA",
         "zarr.json": "STANDARD_IA",
     }
+
+
+def test_recipe_has_its_storage_class_and_keeps_its_names(shared_sources, s3_bucket):
+    buckets.use(S3(storage_class="STANDARD", part_mb=5))
+    plain = recipe_for("S02MSIL2A")
+    recipe = plain.model_copy(update={"storage_class": "STANDARD_IA"})
+    product = product_row(shared_sources["l2a"], recipe)
+    assert product.digest == product_row(shared_sources["l2a"], plain).digest
+    convert(product, recipe=recipe, store_root=s3_bucket.href("stores"), threads=2)
+    with closing(s3_bucket.client()) as client:
+        found = client.list_objects_v2(Bucket=s3_bucket.name, Prefix=f"stores/{product.store_path}/")["Contents"]
+    assert {item["StorageClass"] for item in found} == {"STANDARD_IA"}

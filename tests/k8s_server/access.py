@@ -27,7 +27,8 @@ class Access:
     def user(self, header: str | None) -> str:
         """Return who sends this ``Authorization`` header. Raises: ApiError: 401."""
         try:
-            return self.tokens[(header or "").removeprefix("Bearer ")]
+            scheme, _, token = (header or "").partition(" ")
+            return self.tokens[token if scheme.lower() == "bearer" else ""]
         except KeyError:
             raise ApiError(401, "Unauthorized", "Unauthorized") from None
 

@@ -135,6 +135,8 @@ class Controller:
             "spec": template["spec"],
             "status": {"phase": "Pending"},
         }
+        labels = pod["metadata"].get("labels", {})
+        pod["metadata"]["labels"] = {**labels, "batch.kubernetes.io/controller-uid": job["metadata"]["uid"]}
         if indexed:
             pod["metadata"].setdefault("annotations", {})[INDEX] = str(index)
             pod["spec"]["containers"][0].setdefault("env", []).append({"name": "JOB_COMPLETION_INDEX", "value": str(index)})

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 PodFault = Literal["pending", "image", "oom", "evicted", "exit", "twice", "vanish"]
-RequestFault = Literal["status", "slow", "reset"]
+RequestFault = Literal["status", "slow", "reset", "lost"]
 
 POD_FAULTS = ("pending", "image", "oom", "evicted", "exit", "twice", "vanish")
 
@@ -19,7 +19,8 @@ class Fault:
     kind: PodFault | RequestFault
     """``pending``: no node ever has room. ``image``: cannot be pulled. ``oom``, ``evicted``: killed by the node ``after_s``.
     ``exit``: ends with ``code`` instead of running. ``twice``: a second pod appears beside the first. ``vanish``: the Job is
-    gone ``after_s``. ``status``: answered with ``code``. ``slow``: answered ``after_s`` late. ``reset``: connection cut."""
+    gone ``after_s``. ``status``: answered with ``code``. ``slow``: answered ``after_s`` late. ``reset``: connection cut
+    before the request is done, ``lost``: after it."""
     match: str = ""
     """Regular expression searched in the container's arguments (pods) or in ``METHOD /path?query`` (requests)."""
     times: int | None = 1

@@ -32,7 +32,14 @@ ROUTE = re.compile(
     r"/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+)/(?P<version>[^/]+))"
     r"(?:/namespaces/(?P<namespace>[^/]+)(?=/))?/(?P<resource>[a-z]+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>[a-z]+))?"
 )
-REASONS = {404: "NotFound", 409: "Conflict", 429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable"}
+REASONS = {
+    401: "Unauthorized",
+    404: "NotFound",
+    409: "Conflict",
+    429: "TooManyRequests",
+    500: "InternalError",
+    503: "ServiceUnavailable",
+}
 
 
 @dataclass(frozen=True)
@@ -221,6 +228,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         cluster, parts = self.server.cluster, urlsplit(self.path)
         self._user, self._verb, self._resource, self._name, self._group = "", "", "", "", ""
+        self._answer_is_lost = False
         try:
             if self._broken():
                 return
@@ -228,23 +236,30 @@ class _Handler(BaseHTTPRequestHandler):
             code, answer = self._route(parts.path, parse_qs(parts.query), body)
         except ApiError as error:
             code, answer = error.code, error.status
+        if self._answer_is_lost:
+            self._cut()
+            return
         self._send(code, answer)
 
     do_GET = do_POST = do_DELETE = do_PATCH = do_PUT = _answer  # noqa: N815 - names that http.server calls
 
     def _broken(self) -> bool:
         fault = self.server.cluster.faults.of_request(f"{self.command} {self.path}")
-        if fault is None:
+        self._answer_is_lost = fault is not None and fault.kind == "lost"
+        if fault is None or fault.kind == "lost":
             return False
         if fault.kind == "slow":
             time.sleep(fault.after_s)
             return False
         if fault.kind == "reset":
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
-            self.close_connection = True
+            self._cut()
             return True
         raise ApiError(fault.code, REASONS[fault.code], "told to fail by the test")
+
+    def _cut(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
 
     def _route(self, path: str, query: Mapping[str, list[str]], body: bytes) -> tuple[int, Object | str]:
         if (found := discovery(path)) is not None:

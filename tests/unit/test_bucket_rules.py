@@ -45,7 +45,7 @@ def test_every_prefix_gets_its_rules_and_no_other_prefix() -> None:
 def test_viewers_and_the_public_get_stores_and_not_the_state() -> None:
     wanted = wanted_rules(BucketRules(viewers=("https://v.example",), public_read=True), BOTH)
     assert wanted.cors[0]["AllowedMethods"] == ["GET", "HEAD"]
-    assert wanted.policy[0]["Resource"] == ["arn:aws:s3:::data/stores/*"]
+    assert wanted.policy[0]["Resource"] == ["arn:aws:s3:::data/stores/*.zarr/*"]
     state = wanted_rules(BucketRules(viewers=("https://v.example",), public_read=True), Kept("data", "runs/", None))
     assert (state.cors, state.policy) == ((), ())
 

@@ -98,6 +98,7 @@ BROKEN: tuple[tuple[str, Mapping[str, Any]], ...] = (
     (EXPLAINED, {"records": {**good().records, "x": record("a", "unknown", "ZM-UNKNOWN")}}),
     (EXPLAINED, {"met": {"pod: oom": 1, "driver: killed": 2}}),
     (EXPLAINED, {"records": {**good().records, "x": record("a", "store", "ZM-STO-DAMAGED")}}),
+    (EXPLAINED, {"records": {**good().records, "x": record("a", "capacity", "ZM-CAP-EVICTED")}}),
     (EXPLAINED, {"broken_sources": ("b",)}),
     (FAULTS, {"met": {**good().met, "pod: twice": 0}}),
     (FAULTS, {"n_kills": 3}),

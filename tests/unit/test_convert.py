@@ -8,6 +8,7 @@ import pytest
 import zarr
 from builders import drop_chunk, remove_attr, set_attr
 from products import garble_chunk, product_row, recipe_for
+from stopped import StoppedError, stop_after
 from test_resample import naive_average
 
 from zarrmill.core.layout import source_layout
@@ -298,24 +299,6 @@ def test_full_disk_is_a_capacity_error_and_seals_nothing(shared_sources, tmp_pat
         run(shared_sources["l2a"], tmp_path)
     assert caught.value.code == "ZM-CAP-DISK"
     assert_nothing_published(tmp_path)
-
-
-class StoppedError(Exception):
-    """Stands for a kill between two entries of the journal."""
-
-
-def stop_after(monkeypatch, n_entries):
-    """Let the conversion end at entry ``n_entries`` of its journal; return the names noted until then."""
-    names, record = [], StoreWriter.record
-
-    def recorded(self, entry):
-        if len(names) >= n_entries:
-            raise StoppedError
-        record(self, entry)
-        names.append(entry.name)
-
-    monkeypatch.setattr(StoreWriter, "record", recorded)
-    return names
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.4, 0.7, 0.95, 1.0])

@@ -10,7 +10,7 @@ import xarray as xr
 import zarr
 from builders import remove_node, set_array_field
 from products import ROOT, grd_recipe, product_row
-from test_convert import StoppedError, stop_after
+from stopped import StoppedError, stop_after
 from test_resample import naive_average
 
 from zarrmill.core.estimate import estimate, read_tree

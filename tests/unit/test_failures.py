@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from typer.testing import CliRunner
 from zarrmill.cli import app
 from zarrmill.errors import EXIT_FAILED, EXIT_OK, ConfigError
 from zarrmill.io.progress import SILENT_S, ProgressFile, collect_progress
-from zarrmill.io.record import read_record
+from zarrmill.io.record import read_record, write_record
 from zarrmill.io.state import Failures
 from zarrmill.model import FailureRecord
+from zarrmill.runs.backfill import standing
 from zarrmill.runs.failures import find_failures, group, parse_since, record_killed
 
 NOW = datetime(2025, 6, 8, 12, 0, tzinfo=UTC)
@@ -48,6 +50,7 @@ def test_failures_of_four_classes_are_four_groups(run: FakeRun) -> None:
     assert {one["failure_class"]: one["n"] for one in answer["groups"]} == {kind[0]: 2 for kind in FAILURES}
     memory = next(one for one in answer["groups"] if one["failure_class"] == "capacity")
     assert "Raise `memory_mb`" in memory["advice"]["ZM-CAP-MEMORY"]
+    assert memory["help"] == {"ZM-CAP-MEMORY": "docs/reference/errors.md#zm-cap-memory"}
     assert all(target.startswith("results/demo/") and target.endswith(".json") for target in memory["targets"])
 
 
@@ -56,8 +59,31 @@ def test_people_read_example_log_advice_and_command(run: FakeRun) -> None:
     assert code == EXIT_FAILED
     assert output.startswith("source-timeout: 2 (2 in convert)\n  2 × ZM-SRC-TIMEOUT: ")
     assert "It is tried again; then replay." in output
+    assert "docs/reference/errors.md#zm-src-timeout" in output
     assert "again: snakemake --profile profiles/local results/demo/" in output
     assert "capacity" not in output
+
+
+def test_end_of_a_log_that_is_gone_is_shown(run: FakeRun) -> None:
+    failure = Failures(run.state).of(run.with_outcome("failed")[0])[-1]
+    record = replace(read_record(FailureRecord, failure.place), log="", excerpt="\n".join(f"line {n}" for n in range(20)))
+    write_record(record, failure.place)
+    _, output = told("failures", "--class", record.failure_class)
+    assert "went with its pod\n    | line 12\n" in output
+    assert "| line 19\n" in output
+    answer = json.loads(told("failures", "--json", "--class", record.failure_class)[1])
+    assert answer["groups"][0]["excerpt"] == record.excerpt
+
+
+def test_record_of_the_older_schema_is_still_read(run: FakeRun) -> None:
+    failure = Failures(run.state).of(run.with_outcome("failed")[0])[-1]
+    body = json.loads(failure.place.read_text())
+    del body["excerpt"]
+    failure.place.write_text(json.dumps({**body, "schema": "zarrmill/failure/1"}))
+    assert read_record(FailureRecord, failure.place).excerpt == ""
+    failure.place.write_text(json.dumps({**body, "schema": "zarrmill/failure/0"}))
+    with pytest.raises(ConfigError, match="expected 'zarrmill/failure/2'"):
+        read_record(FailureRecord, failure.place)
 
 
 def test_a_success_and_an_older_failure_are_left_out(run: FakeRun) -> None:
@@ -93,12 +119,15 @@ def killed_process() -> int:
     return process.pid
 
 
-def write_beat(run: FakeRun, pid: int, host: str, age_s: float) -> None:
+def write_beat(run: FakeRun, pid: int, host: str, age_s: float, skew_s: float = 0.0) -> None:
+    """Write a heartbeat of ``age_s``; the clock of its machine is ``skew_s`` ahead."""
     tick = ProgressFile(run.state.progress(run.products[-1]), "convert", run.products[-1].name)
     tick.write()
     body = json.loads(tick.place.read_text())
     moment = time.time() - age_s
-    tick.place.write_text(json.dumps({**body, "pid": pid, "host": host, "started": moment - 1, "updated": moment}))
+    times = {"started": moment + skew_s - 1, "updated": moment + skew_s}
+    tick.place.write_text(json.dumps({**body, "pid": pid, "host": host, **times}))
+    os.utime(tick.place, (moment, moment))
 
 
 @pytest.fixture
@@ -117,10 +146,30 @@ def test_a_killed_job_gets_its_failure_record_once(waiting: FakeRun) -> None:
     assert group(waiting.settings, [record])[0].variants[0].n == 1
 
 
+def test_status_writes_nothing(waiting: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_beat(waiting, killed_process(), socket.gethostname(), 1)
+    before = sorted(Path(waiting.state.root).rglob("*"))
+    monkeypatch.chdir(waiting.workdir)
+    assert standing(waiting.settings).n_failed == 0
+    assert sorted(Path(waiting.state.root).rglob("*")) == before
+    assert len(find_failures(waiting.settings)) == 1
+    assert standing(waiting.settings).n_failed == 1
+
+
 @pytest.mark.parametrize(("age_s", "n"), [(SILENT_S / 2, 0), (SILENT_S + 10, 1)])
 def test_a_job_of_another_machine_counts_as_killed_only_after_long_silence(waiting: FakeRun, age_s: float, n: int) -> None:
     write_beat(waiting, 1, "pod-17", age_s)
     assert record_killed(waiting.state, waiting.products, "demo") == n
+
+
+@pytest.mark.parametrize("skew_s", [-7200.0, 7200.0])
+def test_a_wrong_clock_neither_kills_a_job_nor_keeps_it_alive(waiting: FakeRun, skew_s: float) -> None:
+    write_beat(waiting, 1, "pod-17", 5, skew_s)
+    assert record_killed(waiting.state, waiting.products, "demo") == 0
+    assert len(collect_progress(waiting.state, waiting.products).running) == 1
+    write_beat(waiting, 1, "pod-17", SILENT_S + 10, skew_s)
+    assert collect_progress(waiting.state, waiting.products).running == ()
+    assert record_killed(waiting.state, waiting.products, "demo") == 1
 
 
 def test_a_living_process_is_never_taken_for_killed(waiting: FakeRun) -> None:

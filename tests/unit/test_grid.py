@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zarrmill.core.chunking import chunk_shape, shard_shape
-from zarrmill.core.grid import centres, grid_from_centres, level_grid, level_transform
+from zarrmill.core.grid import centres, divides, grid_from_centres, level_grid, level_transform
 from zarrmill.model import Grid
 
 TILE = Grid("EPSG:32632", (10.0, 0.0, 699960.0, 0.0, -10.0, 4700040.0), (10980, 10980))
@@ -38,6 +38,22 @@ def test_grid_and_centres_are_inverse(height, width, pixel):
     grid = Grid("EPSG:32618", (float(pixel), 0.0, 435780.0, 0.0, -float(pixel), 4179420.0), (height, width))
     x, y = centres(grid)
     assert grid_from_centres(x, y, pixel, grid.crs) == grid
+
+
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 40), st.sampled_from([10, 20, 60]))
+def test_a_level_exists_only_where_it_divides_and_then_covers_the_same_ground(height, width, factor, pixel):
+    grid = Grid("EPSG:32618", (float(pixel), 0.0, 435780.0, 0.0, -float(pixel), 4179420.0), (height, width))
+    if height % factor or width % factor:
+        assert not divides(grid.shape, factor)
+        with pytest.raises(ValueError, match="does not divide"):
+            level_grid(grid, factor)
+        return
+    level = level_grid(grid, factor)
+    assert divides(grid.shape, factor)
+    assert level.bbox == grid.bbox
+    fine, coarse = centres(grid), centres(level)
+    for axis, size in ((0, width), (1, height)):  # a coarse centre is the mean of the centres below it
+        np.testing.assert_allclose(coarse[axis], fine[axis].reshape(size // factor, factor).mean(axis=1), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

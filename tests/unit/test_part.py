@@ -1,14 +1,19 @@
 """A shard's steps: what cannot be read is never taken for nothing to do."""
 
+import json
+import subprocess
+import sys
 import time
 from collections import deque
 from pathlib import Path
 
 import pytest
+from fake_run import FAILURES, fake_run, write_failure
 
 from zarrmill.errors import EXIT_NOTHING, EXIT_OK, EXIT_UNKNOWN
 from zarrmill.io.manifest import write_manifest
 from zarrmill.io.places import place_of
+from zarrmill.io.progress import ProgressFile
 from zarrmill.io.state import State
 from zarrmill.runs.part import Part
 
@@ -45,6 +50,22 @@ def test_the_last_step_says_how_it_ended(tmp_path: Path) -> None:
     assert ended(tmp_path, "exit 7").code == 7
 
 
-def test_the_end_of_the_log_is_told_where_the_machine_may_be_gone(tmp_path: Path) -> None:
-    part = ended(tmp_path, "for i in $(seq 30); do echo line $i; done; exit 1")
-    assert part.last_words().splitlines()[1:] == [f"    line {i}" for i in range(16, 31)]
+def test_only_failures_of_this_session_are_its_own(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, 6, n_failed=2, n_waiting=2, thumbnails=False)
+    part = Part("demo", run.state, deque(), tmp_path / "part.log")
+    part.look()
+    assert len(part.failed_at) == 2
+    tick = ProgressFile(run.state.progress(run.products[-1]), "convert", run.products[-1].name)
+    tick.write()
+    beat = json.loads(tick.place.read_text())
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    tick.place.write_text(json.dumps({**beat, "pid": process.pid}))
+    time.sleep(0.05)
+    part.take_up()
+    part.look()
+    assert (part.seen.n_failed, part.failed_at) == (3, ()), "a job that died in an earlier session is no failure of this one"
+    time.sleep(0.05)
+    write_failure(run.state, run.with_outcome("failed")[0], 1, FAILURES[1])
+    part.look()
+    assert (part.seen.n_failed, len(part.failed_at)) == (3, 1)

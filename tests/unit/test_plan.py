@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_run import price_list
 from rich.console import Console
 from stac_server import Item, eopf_item, product_id, write_source
 
@@ -17,7 +18,7 @@ from zarrmill.core.entries import entry_of_item, entry_of_row, type_of_name
 from zarrmill.core.estimate import SourceArray, SourceTree, estimate, n_data_objects, read_tree, seconds
 from zarrmill.core.planned import PlanResult
 from zarrmill.core.planning import Facts, PlanClass, classify, histogram, ordered
-from zarrmill.errors import SourceError, UnknownStateError
+from zarrmill.errors import ConfigError, SourceError, UnknownStateError
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.record import read_record, write_record
 from zarrmill.io.state import PRODUCT_STAGES, Failures, State
@@ -40,6 +41,7 @@ class Run:
         self.catalogue = root / "items.json"
         self.source: dict[str, Any] = source
         self.recipes = RECIPES
+        self.prices: str | None = None
         self.items = [eopf_item(product_id(i), f"./sources/{product_id(i)}.zarr") for i in range(n)]
         if source.get("fingerprint") != "item":
             for i in range(n):
@@ -48,7 +50,7 @@ class Run:
     @property
     def settings(self) -> Settings:
         roots = {"state_root": str(self.root / "results"), "store_root": str(self.root / "stores")}
-        return Settings(run="r", **roots, source=Source(catalogue=str(self.catalogue), **self.source))
+        return Settings(run="r", **roots, prices=self.prices, source=Source(catalogue=str(self.catalogue), **self.source))
 
     @property
     def state(self) -> State:
@@ -343,6 +345,70 @@ class TestFiles:
         assert time.monotonic() - start < 5
         assert len(result.products) == 2000
         assert result.summary()["to_do"]["n_without_estimate"] == 2000
+
+
+class TestCost:
+    """A product has 67,680 decoded bytes: by these prices it costs 1 EUR of cores and nothing else."""
+
+    @pytest.fixture
+    def paid(self, run: Run) -> Run:
+        prices = price_list(core_hour_eur=3600 / (67_680 / 125e6 + 10), gb_month_eur=0, put_1000_eur=0)
+        prices["jobs"]["assumed"] = prices["gb_month_eur"]["assumed"] = True
+        run.prices = str(run.root / "prices.yaml")
+        Path(run.prices).write_text(json.dumps(prices))
+        return run
+
+    def test_cost_range_assumed_figures_and_the_binding_limit_are_told(self, paid: Run) -> None:
+        lines = list(paid.plan().lines())
+        assert "cost: €3.00 (€3.00): compute €3.00, storage €0.00 for 2 months, requests €0.00" in lines
+        assert "prices of 2025-06-01; assumed, not looked up: €0 a GB and month, 4 at once" in lines
+        bound = next(line for line in lines if line.startswith("pace: "))
+        assert bound.startswith("pace: 2,880 products/h, bound by conversion (4 at once, 10 core seconds each on 2 threads)")
+        assert any("60 to 170 MB/s a core" in line for line in lines)
+
+    def test_plan_json_and_page_have_them_too_and_do_not_change(self, paid: Run) -> None:
+        paid.planned()
+        before = snapshot(paid.root / "results")
+        body = json.loads(paid.state.plan_json.read_text())
+        assert body["cost"]["to_do"] == body["cost"]["manifest"]
+        high = 3 * (67_680 / 60e6 + 10) / (67_680 / 125e6 + 10)
+        assert (body["cost"]["to_do"]["eur"], body["cost"]["to_do"]["high_eur"]) == (3.0, round(high, 6)), "at 60 MB/s"
+        assert body["cost"]["assumed"] == ["€0 a GB and month"]
+        assert body["pace"] == [{"limit": "conversion", "products_per_hour": 2879.8}]
+        assert body["prices"]["core_hour_eur"]["source"] == "a test"
+        assert [row["cost_eur"] for row in body["products"]] == [1.0, 1.0, 1.0]
+        assert "cost: €3.00" in paid.state.plan_html.read_text()
+        paid.planned()
+        assert snapshot(paid.root / "results") == before
+
+    def test_without_prices_no_cost_is_told(self, run: Run) -> None:
+        result = run.planned()
+        assert not any("€" in line for line in result.lines())
+        body = json.loads(run.state.plan_json.read_text())
+        assert (body["cost"], body["pace"], body["prices"]) == (None, [], None)
+        assert "cost_eur" not in body["products"][0]
+
+    def test_what_is_done_is_not_left_to_spend(self, paid: Run) -> None:
+        newest, other, _ = paid.planned().products
+        paid.build(newest)
+        paid.build(other, ("convert",))
+        result = paid.plan()
+        assert (result.cost_to_do.eur, result.cost.eur) == pytest.approx((2.0, 3.0)), "the second is still to be validated"
+        assert any(line.endswith("; the whole manifest €3.00") for line in result.lines())
+
+    def test_a_bound_takes_the_first_products_that_it_pays_for(self, paid: Run) -> None:
+        paid.source["max_cost_eur"] = 2.5
+        result = paid.planned()
+        assert classes(result) == {product_id(2): "new", product_id(1): "new", product_id(0): "skipped"}
+        assert result.summary()["skipped"] == {"max_cost_eur": 1}
+        assert result.rows[-1].reason == "beyond the first 2, which have a planned cost within €2.50, newest first"
+        paid.source["max_cost_eur"] = 0.5
+        assert paid.plan().exit_code == 3
+
+    def test_a_price_list_that_is_not_there_stops_before_anything_is_read(self, run: Run) -> None:
+        run.prices = "none.yaml"
+        with pytest.raises(ConfigError, match=r"none\.yaml: no such file"):
+            run.plan()
 
 
 class TestFilters:

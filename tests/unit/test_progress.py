@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_run import FAILURES, FakeRun, fake_products, fake_run, write_failure, write_ok
+from fake_run import FAILURES, FakeRun, fake_products, fake_run, price_list, write_failure, write_ok
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from snakemake_logger_plugin_zarrmill import LogHandler, jobs
@@ -31,8 +31,11 @@ from zarrmill.io.progress import (
     rate_per_hour,
     read_heartbeats,
     short_name,
+    together,
 )
 from zarrmill.io.state import State
+from zarrmill.prices import Cost
+from zarrmill.runs.planned import read_planned
 
 NOON = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
 
@@ -91,7 +94,7 @@ def test_heartbeat_exists_from_start_to_end_of_the_block(tmp_path: Path) -> None
     state, product = State(place_of(tmp_path)), fake_products(1)[0]
     with progress_of(state, product, "validate") as tick:
         tick(5, 10)
-        (found,) = read_heartbeats(state, time.time())
+        (found,) = read_heartbeats(state)
         assert (found.stage, found.product) == ("validate", product.name)
     assert not state.progress(product).exists()
 
@@ -133,7 +136,7 @@ def test_damaged_heartbeats_are_passed_over(tmp_path: Path) -> None:
             "text.json": '{"done": "x"}',
         }.items():
             (tmp_path / "progress" / name).write_text(text)
-        assert len(read_heartbeats(state, time.time())) == 1
+        assert len(read_heartbeats(state)) == 1
 
 
 # where the run stands
@@ -180,6 +183,32 @@ def test_an_empty_state_has_nothing_done(tmp_path: Path) -> None:
     assert format_line(snapshot, NOON) == "0/3 ok"
 
 
+# what the plan says
+
+
+def test_spent_is_the_planned_cost_of_what_is_finished(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, 4, n_waiting=1, thumbnails=False, prices=price_list(gb_month_eur=0, core_hour_eur=0))
+    snapshot = collect_progress(run.state, run.products, planned=read_planned(run.state, run.products))
+    assert snapshot.cost is not None
+    assert snapshot.spent_eur == pytest.approx(3 * 3.8), "380 objects each, a thousand at 10 EUR"
+    assert snapshot.cost.eur == pytest.approx(4 * 3.8)
+    both = together([snapshot, collect_progress(run.state, run.products)])
+    assert both.cost == snapshot.cost, "a run without prices adds nothing"
+    assert both.skipped == snapshot.skipped == {"max_cloud_cover": 1}, "what was not asked for is not skipped"
+
+
+def test_a_plan_without_prices_or_that_is_damaged_tells_no_cost(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, 4, thumbnails=False)
+    assert read_planned(run.state, run.products).costs is None
+    for text in ("{", "[]", "{}", '{"skipped": {"limit": 1}, "totals": {"refused": 2, "unknown": 0}, "prices": {"dated": 1}}'):
+        run.state.plan_json.write_text(text)
+        assert read_planned(run.state, run.products).costs is None
+    planned = read_planned(run.state, run.products)
+    assert (planned.skipped, planned.bounds) == ({"refused": 2}, {"limit"})
+    run.state.plan_json.unlink()
+    assert format_line(collect_progress(run.state, run.products), NOON).startswith("4/4 ok")
+
+
 # the line
 
 
@@ -194,12 +223,16 @@ def golden() -> ProgressSnapshot:
         stages={"convert": 640, "validate": 620, "stac": 612},
         finished=(*old, *(NOON.timestamp() - 3600 + n * 80 for n in range(41))),
         since=NOON.timestamp() - 90_000,
+        skipped={"max_cloud_cover": 12},
+        cost=Cost(3.0, 10.5, 0.1, 12.2, 15.4),
+        spent_eur=7.1,
     )
 
 
 def test_line_for_people_is_golden() -> None:
     assert format_line(golden(), NOON) == (
-        "612/1000 ok · 4 failed (3 source-missing, 1 capacity) · 7 running (S2A_…T32TNQ convert 61 %) · 41 products/h · ETA 21:21"
+        "612/1000 ok · 4 failed (3 source-missing, 1 capacity) · 12 skipped (12 max_cloud_cover) · "
+        "7 running (S2A_…T32TNQ convert 61 %) · 41 products/h · ETA 21:21 · €7.10 of €12–15"
     )
 
 
@@ -219,9 +252,19 @@ def test_json_for_machines_is_golden() -> None:
         "ok": 612,
         "failed": {"source-missing": 3, "capacity": 1},
         "missing": 377,
+        "skipped": {"max_cloud_cover": 12},
         "stages": {"convert": 640, "validate": 620, "stac": 612},
         "products_per_hour": 41.0,
         "eta": "2025-06-01T21:21:57+00:00",
+        "cost": {
+            "spent_eur": 7.1,
+            "compute_eur": 3.0,
+            "storage_eur": 10.5,
+            "requests_eur": 0.1,
+            "eur": 13.6,
+            "low_eur": 12.2,
+            "high_eur": 15.4,
+        },
     }
     json.dumps(progress_json(golden(), NOON))
 
@@ -430,6 +473,15 @@ def test_state_elsewhere_is_counted_from_events(tmp_path: Path, monkeypatch: pyt
         driver.send(LogEvent.JOB_FINISHED, job_id=job_id)
     end = json.loads(driver.end().splitlines()[-1])
     assert (end["run"], end["total"], end["ok"]) == ("demo", 3, 1)
+
+
+def test_json_lines_tell_the_cost_by_the_prices_of_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = fake_run(tmp_path, 4, n_waiting=3, thumbnails=False, prices=price_list(gb_month_eur=0, core_hour_eur=0))
+    driver = Driver(run, io.StringIO(), monkeypatch)
+    driver.open(convert=3)
+    driver.start(1, "convert", 1)
+    end = json.loads(driver.end().splitlines()[-1])
+    assert (end["cost"]["spent_eur"], end["cost"]["eur"]) == (3.8, 15.2)
 
 
 def test_quiet_all_still_tells_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

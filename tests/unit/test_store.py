@@ -90,23 +90,40 @@ def test_zarr_python_reads_what_was_written(
     assert {item.key for item in written} | {"a/zarr.json"} == set(objects_of(path))
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
-@given(**SHAPES, **CHUNKS, stop=st.integers(0, 12), extra=st.integers(0, 3), seed=st.integers(0, 1000))
+class WholeOnly(StoreWriter):
+    """Goes on after whole objects only, as a writer to a bucket does."""
+
+    keeps_parts = False
+
+
+@settings(max_examples=160, deadline=None, derandomize=True)
+@given(
+    **SHAPES,
+    **CHUNKS,
+    stop=st.integers(0, 12),
+    extra=st.integers(0, 3),
+    seed=st.integers(0, 1000),
+    kind=st.sampled_from([StoreWriter, WholeOnly]),
+)
 def test_writer_goes_on_in_the_middle_with_equal_bytes(
-    tmp_path_factory, height, width, n_planes, chunk_px, n, rows, band, stop, extra, seed
+    tmp_path_factory, height, width, n_planes, chunk_px, n, rows, band, stop, extra, seed, kind
 ):
     values = sparse(seed, (height, width) if n_planes is None else (n_planes, height, width), "<u2")
     plan, root = plan_of(values, chunk_px, n and chunk_px * n), tmp_path_factory.mktemp("store")
     whole = StoreWriter(root / "whole.zarr", Codec())
     expected = write_planes(whole, plan, values, rows, band)
-    first = StoreWriter(root / "s.zarr", Codec())
+    first = kind(root / "s.zarr", Codec())
     first.finished("id")
     write_planes(first, plan, values, rows, band, stop=stop)
     for part in (root / "s.zarr").rglob("*.part"):
         with part.open("ab") as stream:  # a kill after some bytes of the next chunk
             stream.write(b"x" * extra)
-    second = StoreWriter(root / "s.zarr", Codec())
+    second = kind(root / "s.zarr", Codec())
     finished = second.finished("id")
+    if kind is WholeOnly:
+        there = {path.relative_to(root / "s.zarr").as_posix() for path in (root / "s.zarr").rglob("c/**/*") if path.is_file()}
+        whole_objects = {key for key in there if not key.endswith(".part")}
+        assert {item.key for entry in finished.values() for item in entry.objects} == whole_objects, "each is kept"
     n_blocks = math.ceil(height / rows) * math.ceil(width / band)
     if stop == 0:
         assert all(
@@ -117,6 +134,16 @@ def test_writer_goes_on_in_the_middle_with_equal_bytes(
     assert write_planes(second, plan, values, rows, band, finished) == expected
     second.clear(item.key for item in expected)
     assert objects_of(root / "s.zarr") == objects_of(root / "whole.zarr")
+
+
+def test_whole_shard_is_kept_while_the_one_below_it_is_open(tmp_path):
+    values = np.ones((40, 40), "<u2")
+    plan, writer = plan_of(values, 5, 20), WholeOnly(tmp_path / "s.zarr", Codec())
+    writer.finished("id")
+    write_planes(writer, plan, values, rows=10, band=10, stop=10)  # the left half of two shards, then the right of the upper one
+    (entry,) = WholeOnly(tmp_path / "s.zarr", Codec()).finished("id").values()
+    assert [item.key for item in entry.objects] == ["a/c/0/0"]
+    assert (entry.rows, entry.parts) == ((4, 4, 4, 4, 0, 0, 0, 0), ())
 
 
 def test_chunks_are_the_bytes_that_zarr_python_writes(tmp_path):

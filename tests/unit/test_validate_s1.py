@@ -56,6 +56,21 @@ def test_intact_store_passes_and_every_pixel_is_compared(tmp_path, form, polaris
     assert validate(store, recipe=recipe).verdict is Verdict.PASS
 
 
+def test_scene_across_the_antimeridian_passes_and_its_root_box_must_be_right(tmp_path):
+    source = build_grd(GrdSpec(shape=(120, 140), polarisations=("VV",), centre=(180.0, -16.5)), tmp_path / "source")
+    recipe = grd_recipe()
+    store = convert(product_row(source, recipe, "S01SIWGRH"), recipe=recipe, store_root=str(tmp_path)).store
+    root = zarr.open_group(store, mode="r+", use_consolidated=False)
+    west, south, east, north = root.attrs["spatial:bbox"]
+    assert 179.9 < west < 180
+    assert -180 < east < -179.9
+    report = validate(store, source=str(source), recipe=recipe)
+    assert report.verdict is Verdict.PASS, report.findings
+    for wrong in ([east, south, west, north], [west - 1, south, east, north], [west, south, east + 1, north]):
+        root.attrs["spatial:bbox"] = wrong
+        assert "georef.root" in [f.code for f in validate(store, recipe=recipe).findings], wrong
+
+
 def changed(intact, tmp_path, change, depth="full"):
     source, store, recipe = intact
     copy = tmp_path / Path(store).name

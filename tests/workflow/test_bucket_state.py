@@ -12,11 +12,14 @@ from contextlib import closing
 import pytest
 from fake_run import fake_products
 from fault_proxy import FaultProxy, Rule, denied, no_bucket, slow_down
-from s3_server import Bucket
+from s3_server import KEYS, Bucket
 from workspace import Workspace
 
+from zarrmill.config import S3
 from zarrmill.errors import EXIT_CONFIG, EXIT_FAILED, EXIT_UNKNOWN
+from zarrmill.io import bucket as buckets
 from zarrmill.io.listing import Listing
+from zarrmill.io.lock import RunLock
 from zarrmill.io.manifest import write_manifest
 from zarrmill.io.places import together
 from zarrmill.io.record import read_record
@@ -36,8 +39,7 @@ def work(workspace: Callable[..., Workspace], s3_bucket: Bucket) -> Workspace:
 
 
 def test_a_run_is_kept_in_the_bucket_alone_and_a_fresh_driver_knows_it(work: Workspace, s3_bucket: Bucket) -> None:
-    work.snakemake("plan")
-    work.snakemake()
+    told = [work.snakemake("plan").stdout, work.snakemake().stdout]
     state, products = work.state, work.products
     listing = Listing(state.root)
     for product in products:
@@ -58,6 +60,7 @@ def test_a_run_is_kept_in_the_bucket_alone_and_a_fresh_driver_knows_it(work: Wor
     assert [p.name for p in (work.path / "results/test").iterdir()] == ["logs"]
     status = work.zarrmill("status")
     assert (status.returncode, status.stdout[:6]) == (0, "2/2 ok")
+    assert where_secrets_are(work, s3_bucket, *told) == []
     shutil.rmtree(work.path / ".snakemake")
     assert work.jobs() == {}
     state.target("validate", products[1]).unlink()
@@ -65,7 +68,23 @@ def test_a_run_is_kept_in_the_bucket_alone_and_a_fresh_driver_knows_it(work: Wor
     assert {row["class"] for row in work.plan()["products"]} == {"up to date", "missing"}
 
 
-def test_a_failure_is_told_from_the_bucket_and_its_record_and_log_outlive_the_job(work: Workspace) -> None:
+def where_secrets_are(work: Workspace, made: Bucket, *told: str) -> list[str]:
+    """Return where a secret of the tests stands: in objects, in files of the working folder, in what was printed."""
+    places = {made.href(key): data for key, data in made.contents().items()}
+    places |= {str(path): path.read_bytes() for path in work.path.rglob("*") if path.is_file()}
+    places |= {f"output {number}": text.encode() for number, text in enumerate(told)}
+    secrets = [value.encode() for pair in KEYS.values() for value in pair]
+    return [place for place, data in places.items() if any(secret in data for secret in secrets)]
+
+
+def test_a_secret_that_is_told_is_found(work: Workspace, s3_bucket: Bucket) -> None:
+    key, secret = KEYS["writer"]
+    s3_bucket.put("state/test/log", f"sent with {key}".encode())
+    (work.path / "log").write_text(f"{secret}\n")
+    assert where_secrets_are(work, s3_bucket, secret) == [s3_bucket.href("state/test/log"), str(work.path / "log"), "output 0"]
+
+
+def test_a_failure_is_told_from_the_bucket_and_its_record_and_log_outlive_the_job(work: Workspace, s3_bucket: Bucket) -> None:
     work.plan()
     broken, good = work.products
     source = work.path / broken.href
@@ -76,19 +95,17 @@ def test_a_failure_is_told_from_the_bucket_and_its_record_and_log_outlive_the_jo
     assert done.returncode == 1
     told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     (first, second) = (event for event in told if event["event"] == "failure")
-    assert (first["class"], first["attempt"], second["attempt"]) == ("source-missing", 1, 2)
+    assert (first["class"], first["attempt"], second["attempt"]) == ("source-missing", 1, 1)  # the retry gave up
     assert first["log"] == str(work.state.log("convert", broken))
     failures = Failures(work.state).of(broken)
-    assert [(one.stage, one.failure_class, one.attempt) for one in failures] == [
-        ("convert", "source-missing", 1),
-        ("convert", "source-missing", 2),
-    ]
+    assert [(one.stage, one.failure_class, one.attempt) for one in failures] == [("convert", "source-missing", 1)]
     record = read_record(FailureRecord, failures[-1].place)
     assert record.log == str(work.state.log("convert", broken))
     assert json.loads(work.state.log("convert", broken).read_text().splitlines()[-1])["code"] == "ZM-SRC-MISSING"
     assert work.state.target("stac", good).exists(), "the others went on"
     assert json.loads(work.state.summary.read_bytes())["counts"] == {"ok": 1, "failed": 1, "not done": 0, "skipped": 0}
     assert work.zarrmill("status").returncode == EXIT_FAILED
+    assert where_secrets_are(work, s3_bucket, done.stdout) == []
     hidden.rename(victim)
     assert work.jobs() == CHAIN
     work.snakemake()
@@ -137,22 +154,57 @@ def test_a_killed_driver_is_followed_by_the_same_command(work: Workspace, s3_buc
 
 
 def test_a_second_driver_waits_and_is_refused(work: Workspace, s3_bucket: Bucket) -> None:
-    from zarrmill.config import S3
-    from zarrmill.io import bucket as buckets
-    from zarrmill.io.lock import RunLock
-
     work.plan()
     buckets.use(S3(lease_s=2.0))
     lock = RunLock(work.state.root)
     lock.take()
     try:
         done = work.snakemake(check=False)
-        assert done.returncode == 1
+        assert done.returncode == EXIT_UNKNOWN
         assert "writes this run" in done.stdout
+        planned = work.zarrmill("plan", "--limit", "1")
+        assert (planned.returncode, "writes this run" in planned.stderr) == (EXIT_UNKNOWN, True), planned.stderr
+        assert len(work.products) == 2
         assert not [key for key in s3_bucket.keys("state/test/") if "/convert/" in key]
     finally:
         lock.release()
     assert not s3_bucket.keys("state/test/.lock/")
+
+
+def test_a_manifest_that_changed_before_the_lock_was_taken_starts_nothing(
+    work: Workspace, s3_bucket: Bucket, proxied: Callable[[str], FaultProxy]
+) -> None:
+    work.configure(s3={"lease_s": 20.0})
+    buckets.use(S3(lease_s=20.0))
+    work.plan()
+    products, proxy = work.products, proxied(s3_bucket.url)
+    with RunLock(work.state.root).held():
+        second = work.start(env={"AWS_ENDPOINT_URL": proxy.url})
+        _wait(lambda: bool(proxy.count("GET", r"prefix=state(/|%2F)test(/|%2F)\.lock")))
+        write_manifest(products[:1], work.state.manifest)
+    output, _ = second.communicate(timeout=120)
+    assert (second.returncode, "planned anew while this driver started; run again" in output) == (EXIT_UNKNOWN, True), output
+    assert not [key for key in s3_bucket.keys("state/test/") if "/convert/" in key]
+    work.snakemake()
+    assert work.zarrmill("status").stdout.startswith("1/1 ok")
+
+
+def test_a_driver_that_was_suspended_gives_way_to_its_successor(work: Workspace, s3_bucket: Bucket) -> None:
+    buckets.use(S3(lease_s=2.0))
+    work.plan()
+    first = work.start()
+    _wait(lambda: bool(s3_bucket.keys("state/test/.lock/")))
+    os.kill(first.pid, signal.SIGSTOP)
+    with RunLock(work.state.root).held():
+        os.kill(first.pid, signal.SIGCONT)
+        output, _ = first.communicate(timeout=120)
+        assert first.returncode == EXIT_UNKNOWN, output
+        assert "another process took this run over" in output
+        assert not work.state.report.exists(), "the run is its successor's"
+        assert s3_bucket.keys("state/test/.lock/"), "so is the lock"
+    assert work.zarrmill("status").stdout.startswith("0/2 ok")
+    work.snakemake()
+    assert work.zarrmill("status").stdout.startswith("2/2 ok")
 
 
 def test_a_bucket_that_would_lose_the_state_starts_no_run(

@@ -1,6 +1,7 @@
 """What a rerun builds: exactly what is missing."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 from workspace import ROOT
+
+from zarrmill.errors import EXIT_NOTHING, EXIT_UNKNOWN
 
 CHAIN = {
     "convert": {"convert": 1, "validate": 1, "stac": 1, "stac_catalog": 1, "report": 1},
@@ -48,6 +51,12 @@ def test_deleting_one_target_rebuilds_exactly_its_chain(finished, stage):
 def test_deleting_the_summary_rebuilds_the_report_alone(finished):
     finished.state.summary.unlink()
     assert finished.jobs() == {"report": 1}
+
+
+def test_the_report_links_to_the_catalogue_and_does_not_wait_for_it(finished):
+    assert 'href="../catalog/catalog.json"' in finished.state.report.read_text()
+    (finished.state.catalog / "catalog.json").unlink()
+    assert finished.jobs() == {"stac_catalog": 1}
 
 
 def test_comments_and_key_order_rebuild_nothing(finished):
@@ -144,8 +153,22 @@ def test_second_driver_on_one_run_is_refused(finished):
     lock.take()
     done = finished.snakemake(check=False)
     lock.release()
-    assert done.returncode == 1
+    assert done.returncode == EXIT_UNKNOWN
     assert "works on this run" in done.stdout
+
+
+def test_a_run_at_work_is_not_planned_again(finished):
+    from zarrmill.io.lock import RunLock
+
+    manifest = finished.state.manifest.read_bytes()
+    with RunLock(finished.state.root).held():
+        planned = finished.zarrmill("plan", "--limit", "1")
+        assert planned.returncode == EXIT_UNKNOWN
+        assert f"process {os.getpid()} works on this run" in planned.stderr
+        assert finished.snakemake("plan", check=False).returncode == EXIT_UNKNOWN
+        assert finished.state.manifest.read_bytes() == manifest
+    assert finished.zarrmill("plan", "--limit", "1").returncode == EXIT_NOTHING
+    assert finished.state.manifest.read_bytes() != manifest
 
 
 def test_snakemakes_own_report_works(finished):

@@ -1,15 +1,22 @@
 # Constants and functions that rules share; no rules here.
 
+import os
+import signal
 import sys
 
 from snakemake.exceptions import WorkflowError
 
 from zarrmill.config import load_recipes, parse_settings
+from zarrmill.core.room import disk_mb
 from zarrmill.errors import ConfigError, UnknownStateError, ZarrmillError
 from zarrmill.io import bucket
+from zarrmill.io.failed import SHORT_OF_DISK, SHORT_OF_MEMORY, share_of
 from zarrmill.io.lock import RunLock
 from zarrmill.io.manifest import read_manifest
+from zarrmill.io.objects import local_path
 from zarrmill.io.pods import fence_executor
+from zarrmill.io.process import tell
+from zarrmill.io.session import begin_session
 from zarrmill.io.state import State
 from zarrmill.io.targets import check_provider, fence_plugin, target_root
 
@@ -20,12 +27,23 @@ def stop(error):
     sys.exit(error.exit_code)
 
 
+if workflow.is_main_process:
+    begin_session()
+
+
+def note_ended(pod):
+    """Leave failure records of a pod that ended without a word."""
+    from zarrmill.runs.lost import record_lost
+
+    record_lost(STATE, PRODUCTS, SETTINGS.run, pod, SEEN_FAILURES)
+
+
 try:
     SETTINGS = parse_settings(config)
     RECIPES = load_recipes(SETTINGS)
     bucket.use(SETTINGS.s3)
     STATE = State.of(SETTINGS)
-    fence_executor()
+    fence_executor(ended=note_ended)
     ROOT = target_root(
         STATE, SETTINGS.state_root, workflow.storage_settings.default_storage_prefix
     )
@@ -44,6 +62,7 @@ except UnknownStateError as error:
 LOCK = RunLock(STATE.root)
 LOGS = f"results/{ROOT}/logs" if STATE.root.remote else f"{ROOT}/logs"
 PRODUCTS = {product.name: product for product in MANIFEST or ()}
+SEEN_FAILURES = {}
 CONDA = "../../environment.yml"
 
 # What Snakemake itself takes beside the script where a job is a pod; 165 MB measured.
@@ -121,7 +140,32 @@ def item_digest(wildcards):
 
 def memory_mb(wildcards, attempt):
     """Return the memory that a job of one product asks for; more after it was not enough."""
-    return PRODUCTS[wildcards.product].mem_mb * attempt + SNAKEMAKE_MB
+    product = PRODUCTS[wildcards.product]
+    times = share_of(STATE, product, attempt, SHORT_OF_MEMORY)
+    return product.mem_mb * times + SNAKEMAKE_MB
+
+
+def convert_disk_mb(wildcards, attempt):
+    """Return the disk that converting one product takes beside its store; more after it was not enough."""
+    return disk_of(wildcards, attempt, spools=True)
+
+
+def validate_disk_mb(wildcards, attempt):
+    """Return the disk that validating one product takes; more after it was not enough."""
+    return disk_of(wildcards, attempt, spools=False)
+
+
+def disk_of(wildcards, attempt, spools):
+    """Return the disk that one product takes on the machine of its job."""
+    product = PRODUCTS[wildcards.product]
+    once = disk_mb(
+        product,
+        remote=local_path(product.href) is None,
+        stages=SETTINGS.source.fetch == "stage",
+        spools=spools,
+        max_gb=SETTINGS.source.staging.max_gb,
+    )
+    return once * share_of(STATE, product, attempt, SHORT_OF_DISK)
 
 
 wildcard_constraints:
@@ -131,12 +175,55 @@ wildcard_constraints:
 
 
 onstart:
-    LOCK.take()
+    take_lock()
+    check_manifest()
     look_at_buckets()
 
 
 onerror:
+    give_way()
     write_report()
+
+
+LOST = []
+
+
+def take_lock():
+    """Start nothing beside another driver of this run."""
+    try:
+        LOCK.take(on_lost=end_this_driver)
+    except ZarrmillError as error:
+        stop(error)
+
+
+def end_this_driver(reason):
+    """Begin nothing new, finish what is at work and end: another driver has taken the run over."""
+    LOST.append(reason)
+    tell(f"driver: {reason}; this one ends")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def give_way():
+    """End with an exit code of its own, and without a report, when another driver has the run."""
+    for reason in LOST:
+        stop(UnknownStateError(f"{reason}; it goes on with it", kind="taken"))
+
+
+def check_manifest():
+    """Start nothing when another plan was made between this driver's look at the manifest and its lock."""
+    try:
+        now = read_manifest(STATE.manifest)
+    except ConfigError:
+        now = None
+    except UnknownStateError as error:
+        stop(error)
+    if now != MANIFEST:
+        stop(
+            UnknownStateError(
+                f"{STATE.manifest}: planned anew while this driver started; run again",
+                kind="taken",
+            )
+        )
 
 
 def look_at_buckets():

@@ -18,7 +18,7 @@ rule convert:
     threads: SETTINGS.threads
     resources:
         mem_mb=memory_mb,
-        disk_mb=500,
+        disk_mb=convert_disk_mb,
     message:
         "convert: {wildcards.product}"
     script:

@@ -18,7 +18,7 @@ rule validate:
     threads: SETTINGS.threads
     resources:
         mem_mb=memory_mb,
-        disk_mb=100,
+        disk_mb=validate_disk_mb,
     params:
         validation=validation_digest,
     message:

@@ -6,4 +6,5 @@ from zarrmill.stages.report import report
 
 if __name__ == "__main__" and "snakemake" in globals():
     with run_job("report", config=snakemake.config, log=snakemake.log.text) as settings:
-        report(settings, page_to=place_of(snakemake.output.report), summary_to=place_of(snakemake.output.summary))
+        page, summary = place_of(snakemake.output.report), place_of(snakemake.output.summary)
+        report(settings, page_to=page, summary_to=summary, catalog=True)

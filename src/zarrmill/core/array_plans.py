@@ -9,6 +9,7 @@ import numpy as np
 from zarrmill.config import Pixels
 from zarrmill.core import conventions as cv
 from zarrmill.core.chunking import chunk_shape, shard_shape
+from zarrmill.errors import SourceError
 from zarrmill.model import ArrayPlan, Grid, SourceArray
 
 
@@ -27,10 +28,18 @@ def is_mandatory(path: str, pixels: Pixels) -> bool:
     return any(fnmatch.fnmatchcase(path, pattern) for pattern in pixels.mandatory)
 
 
+def check_kind(array: SourceArray) -> None:
+    """Raise SourceError when readers of Zarr v3 have no common type for an array: times, raw bytes, complex numbers."""
+    if array.dtype != "string" and (np.dtype(array.dtype).kind not in "biuf" or np.dtype(array.dtype).itemsize > 8):
+        found = f"{array.path}: dtype {array.dtype}, expected booleans, integers, floats of at most 64 bits, or text"
+        raise SourceError(f"{found}; report it to the provider", kind="layout")
+
+
 def raster_plan(
     path: str, shape: tuple[int, ...], source: SourceArray, pixels: Pixels, attributes: Mapping[str, Any], fill: Any
 ) -> ArrayPlan:
-    """Return the plan of a raster made from ``source``, chunked as the recipe says."""
+    """Return the plan of a raster made from ``source``, chunked as the recipe says. Raises: SourceError: as ``check_kind``."""
+    check_kind(source)
     chunks = chunk_shape(shape, pixels.chunk_px)
     shards = shard_shape(shape, chunks, pixels.shard_px)
     return ArrayPlan(path, shape, source.dtype, chunks, shards, source.dims, fill, attributes)
@@ -38,12 +47,14 @@ def raster_plan(
 
 def map_attributes(array: SourceArray) -> dict[str, Any]:
     """Return the attributes of a raster that is no measurement: masks, classes, probabilities, quick-looks."""
-    carried = cv.carried_attributes(array.attributes) | cv.class_attributes(array.path) | {"grid_mapping": "spatial_ref"}
+    flags = cv.class_attributes(array.path, array.attributes)
+    carried = cv.carried_attributes(array.attributes) | flags | {"grid_mapping": "spatial_ref"}
     return carried if "flag_values" in carried else carried | fill_attribute(array)  # no class is masked
 
 
 def copy_plan(array: SourceArray) -> ArrayPlan:
-    """Return the plan of a small array that becomes one chunk; ``x`` and ``y`` become float64."""
+    """Return the plan of a small array that becomes one chunk; ``x`` and ``y`` become float64. Raises: as ``check_kind``."""
+    check_kind(array)
     axis = array.name if array.name in ("x", "y") and array.dims == (array.name,) else None
     dtype = "<f8" if axis and array.dtype != "string" else array.dtype
     attributes = cv.carried_attributes(array.attributes) | fill_attribute(array)

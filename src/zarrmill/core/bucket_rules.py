@@ -178,13 +178,14 @@ def _cors(viewers: Sequence[str]) -> tuple[Rule, ...]:
 
 
 def _public(kept: Kept) -> tuple[Rule, ...]:
+    """Return what lets everyone read the objects of stores, and neither their journals nor a listing."""
     return (
         {
             "Sid": f"{OURS}Read",
             "Effect": "Allow",
             "Principal": "*",
             "Action": ["s3:GetObject"],
-            "Resource": [f"arn:aws:s3:::{kept.bucket}/{kept.stores}*"],
+            "Resource": [f"arn:aws:s3:::{kept.bucket}/{kept.stores}*.zarr/*"],
         },
     )
 

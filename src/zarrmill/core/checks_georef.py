@@ -1,7 +1,7 @@
 """Checks of georeferencing: conventions, CF grid mapping, coordinates and source must all say the same."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -223,7 +223,10 @@ def _check_source_transform(node: Node, source: GivenTree | None, checks: Checks
 
 
 def _check_root(tree: StoreTree, checks: Checks) -> None:
-    """Check that the root's bbox is ordered, in degrees, and within the levels' extent."""
+    """Check that the root's bbox is ordered, in degrees, and within the levels' extent.
+
+    West is greater than east where, and only where, the levels lie across the antimeridian (RFC 7946, 5.2).
+    """
     if "" not in tree.nodes:
         return
     attributes = tree.nodes[""].attributes
@@ -231,17 +234,27 @@ def _check_root(tree: StoreTree, checks: Checks) -> None:
     bbox = _floats(given) if isinstance(given, list) and len(given) == 4 else None
     text = f"spatial:bbox {given} with proj:code {attributes.get('proj:code')!r}, expected degrees in EPSG:4326"
     ok = bbox is not None and attributes.get("proj:code") == "EPSG:4326"
-    ok = ok and -180 <= bbox[0] < bbox[2] <= 180 and -90 <= bbox[1] < bbox[3] <= 90  # type: ignore[index]
+    extents = [
+        (node, _degrees(node.attributes.get("spatial:bbox"), node.attributes.get("proj:code"))) for node in tree.multiscales
+    ]
+    across = any(wanted is not None and wanted[0] > wanted[2] for _, wanted in extents)
+    ok = ok and bbox is not None and -180 <= bbox[0] <= 180 and -180 <= bbox[2] <= 180 and -90 <= bbox[1] < bbox[3] <= 90
+    ok = ok and bbox is not None and (bbox[0] < bbox[2] or (across and bbox[0] > bbox[2]))
     if not checks.expect(ok, "georef.root", "", text):
         return
-    for node in tree.multiscales:
-        extent, code = node.attributes.get("spatial:bbox"), node.attributes.get("proj:code")
-        wanted = _degrees(extent, code)
-        if wanted is None or bbox is None or wanted[0] > wanted[2]:
+    for node, wanted in extents:
+        if wanted is None or bbox is None:
             continue
-        low = all(bbox[i] >= wanted[i] - _NEAR_DEGREES for i in (0, 1))
-        ok = low and all(bbox[i] <= wanted[i] + _NEAR_DEGREES for i in (2, 3))
+        inner, outer = _in_one_piece(bbox), _in_one_piece(wanted)
+        low = all(inner[i] >= outer[i] - _NEAR_DEGREES for i in (0, 1))
+        ok = low and all(inner[i] <= outer[i] + _NEAR_DEGREES for i in (2, 3))
         checks.expect(ok, "georef.root", "", f"spatial:bbox {given} is not within {list(wanted)}, the extent of /{node.path}")
+
+
+def _in_one_piece(box: Sequence[float]) -> BBox:
+    """Return the box with its east counted on from its west."""
+    west, south, east, north = box
+    return west, south, east + 360 if east < west else east, north
 
 
 def _degrees(extent: Json, code: Json) -> BBox | None:

@@ -5,6 +5,7 @@ Sources: zarr-conventions/{multiscales,spatial,proj} at tag v0.1; CF 1.11 chapte
 """
 
 import math
+import re
 from collections.abc import Mapping, Set
 from typing import Any
 
@@ -52,6 +53,7 @@ STALE = frozenset(
     }
 )
 """Attributes of source arrays that describe the source's encoding and would be wrong in the target."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def level_attributes(grid: Grid) -> dict[str, Any]:
@@ -151,17 +153,21 @@ def reflectance_attributes(attributes: Mapping[str, Any], standard_name: str) ->
     return {**carried_attributes(attributes), "_FillValue": 0, "units": "1", "standard_name": standard_name}
 
 
-def class_attributes(path: str) -> dict[str, Any]:
-    """Return flags that the source leaves out: the scene classes of ``scl``."""
+def class_attributes(path: str, stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Return flags that the source leaves out: the scene classes of ``scl``; nothing when ``stated`` attributes have flags."""
+    if {"flag_values", "flag_meanings"} & stated.keys():
+        return {}
     if path.startswith("conditions/mask/l2a_classification/") and path.endswith("/scl"):
         return {"flag_values": list(range(12)), "flag_meanings": SCL_MEANINGS, "long_name": "scene classification"}
     return {}
 
 
 def strict(value: Any) -> Any:
-    """Return ``value`` as strict JSON: numbers that are not finite become null."""
+    """Return ``value`` as strict JSON in UTF-8: numbers that are not finite become null, halves of surrogates U+FFFD."""
+    if isinstance(value, str):
+        return value if value.isascii() else _SURROGATE.sub("\ufffd", value)
     if isinstance(value, Mapping):
-        return {str(key): strict(inner) for key, inner in value.items()}
+        return {strict(str(key)): strict(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [strict(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):

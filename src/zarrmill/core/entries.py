@@ -17,7 +17,7 @@ from urllib.parse import urljoin, urlsplit
 from pydantic import TypeAdapter, ValidationError
 
 from zarrmill.config import Name
-from zarrmill.errors import SourceError
+from zarrmill.errors import SourceError, hidden
 from zarrmill.model import Json
 
 Bbox = tuple[float, float, float, float]
@@ -90,6 +90,14 @@ def unpacked(data: bytes) -> Mapping[str, Json]:
     return item
 
 
+def public_address(address: str) -> str:
+    """Return an address without user, password and query."""
+    if "://" not in address:
+        return address
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
 def label(value: Json) -> str:
     """Return ``value`` as short printable ASCII, so that a hostile id cannot harm a terminal or a file."""
     text = value if isinstance(value, str) else repr(value)
@@ -114,6 +122,7 @@ def entry_of_item(item: Mapping[str, Json], address: str, *, embedded: bool, col
         text = json.dumps(item, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
     except ValueError as error:
         raise SourceError(f"{place}: the item is not strict JSON ({error}); report it to the provider", kind="item") from None
+    _check_open(f"{base} {href} {text.decode()}", place)
     return Entry(
         collection=group,
         product_id=product_id,
@@ -149,6 +158,7 @@ def entry_of_row(row: Mapping[str, str], address: str) -> Entry:
     product_id = _name(name, "product id")
     group = _name(collection, "collection")
     href = _resolved(address, root.group(), product_id)
+    _check_open(href, product_id)
     sensed = _SENSED.search(product_id)
     return Entry(
         collection=group,
@@ -183,6 +193,15 @@ def _name(value: Json, what: str) -> str:
     if what == "collection" and name in RESERVED:
         raise SourceError(f"collection {name!r} is the name of a state folder; rename it in a copy of the item", kind="id")
     return name
+
+
+def _check_open(text: str, place: str) -> None:
+    """Raise SourceError when an address in ``text`` holds a user or password: it would be copied into manifest and records."""
+    if hidden(text) != text:
+        message = (
+            f"{place}: an address holds a user or password, which would be copied into records; take it out of the catalogue"
+        )
+        raise SourceError(message, kind="item")
 
 
 def _mapping(value: Json, place: str, what: str) -> Mapping[str, Json]:

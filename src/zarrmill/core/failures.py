@@ -35,7 +35,9 @@ class FailureGroup:
     example: str
     """Name of one product."""
     log: str
-    """Its log."""
+    """Its log; empty when it went with its pod."""
+    excerpt: str
+    """The end of its log."""
     targets: tuple[str, ...]
     """Targets that Snakemake makes again."""
 
@@ -60,6 +62,7 @@ def group_failures(failures: Iterable[FailureRecord], targets: Mapping[str, str]
                 variants=variants[:N_VARIANTS],
                 example=members[0].product.name,
                 log=members[0].log,
+                excerpt=members[0].excerpt,
                 targets=tuple((targets or {})[name] for name in names if name in (targets or {})),
             )
         )

@@ -19,6 +19,7 @@ from zarrmill.core.array_plans import (
     map_attributes,
     raster_plan,
 )
+from zarrmill.core.bands import S2_BANDS
 from zarrmill.core.completion import completed
 from zarrmill.core.pyramids import LEVEL, Pyramid, band_pyramid, map_pyramids, pyramid_tasks, unused_patterns
 from zarrmill.core.rules import level_rule
@@ -26,6 +27,7 @@ from zarrmill.errors import SourceError
 from zarrmill.model import ArrayPlan, Finding, Grid, RasterTask, Severity, SourceArray, SourceTree, StorePlan
 
 _GENERATED = ("x", "y", "spatial_ref")
+_TYPE = re.compile(r"S0\d[A-Z0-9]{6}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,19 @@ def source_layout(product_type: str) -> SourceLayout:
     return LAYOUTS[product_type]
 
 
+def check_type(tree: SourceTree, product_type: str) -> None:
+    """Raise SourceError when a product says of itself that it is of another type than the one it was planned as."""
+    discovery = tree.groups[""].get("stac_discovery")
+    properties = discovery.get("properties") if isinstance(discovery, Mapping) else None
+    stated = properties.get("product:type") if isinstance(properties, Mapping) else None
+    if not isinstance(stated, str) or not _TYPE.fullmatch(stated):
+        return  # the text "null" occurs
+    if stated not in (GRD_TYPES if product_type in GRD_TYPES else {product_type}):
+        supported = ", ".join(sorted(GRD_TYPES | LAYOUTS.keys()))
+        found = f"planned as {product_type!r}, but the product states {stated!r}; supported: {supported}"
+        raise SourceError(f"{found}; correct the catalogue entry, or leave the product out", kind="type")
+
+
 def source_crs(tree: SourceTree) -> str:
     """Return the CRS that a product states, as ``EPSG:<code>``.
 
@@ -103,7 +118,13 @@ def source_crs(tree: SourceTree) -> str:
 
 
 def level_groups(tree: SourceTree, pixels: Pixels) -> dict[str, int]:
-    """Return the groups that hold rasters of a stated pixel size: path to metres."""
+    """Return the groups that hold rasters of a stated pixel size: path to metres.
+
+    Raises: SourceError: an array in a group named ``r<metres>m`` has other dimensions than ``(..., y, x)``.
+    """
+    for path, array in tree.arrays.items():
+        if LEVEL.search(array.group) and len(array.shape) > 1 and not is_raster(array):
+            raise _unlike(f"{path}: dimensions {array.dims}, expected (..., 'y', 'x') as _ARRAY_DIMENSIONS or dimension_names")
     rasters = {array.group for array in tree.arrays.values() if is_raster(array)}
     found = {path: int(match[1]) for path in sorted(rasters) if (match := LEVEL.search(path))}
     return {path: metres for path, metres in found.items() if pixels.quicklook or not is_quicklook(path)}
@@ -132,7 +153,11 @@ def store_plan(tree: SourceTree, layout: SourceLayout, pixels: Pixels, grids: Ma
         copies=tuple(_copies(tree, pixels, set(grids))),
         coordinates=tuple(plan for path, grid in sorted(target_grids.items()) for plan in coordinate_plans(path, grid)),
         consolidated=(*(pyramid.path for pyramid in pyramids), ""),
-        findings=(*_disagreements(tree, grids), *unused_patterns(pixels, grids, layout.multiscales)),
+        findings=(
+            *_disagreements(tree, grids),
+            *_left_out(tree, pixels, pyramids[0], {task.source.name for task in tasks[layout.multiscales]}),
+            *unused_patterns(pixels, grids, layout.multiscales),
+        ),
     )
     complete = tree.zarr_format == 3 and pixels.zarr3_source == "complete"
     return completed(plan, layout.multiscales) if complete else plan
@@ -149,6 +174,33 @@ def _check_bands(tree: SourceTree, layout: SourceLayout) -> None:
             raise _unlike(f"{array.path}: dimensions {array.dims}, expected ('y', 'x')")
         if array.dtype != layout.dtype:
             raise _unlike(f"{array.path}: dtype {array.dtype}, expected {layout.dtype}")
+    for name in sorted(S2_BANDS.keys() & set(layout.bands)):
+        finest = min(int(m[1]) for array in bands if array.name == name and (m := LEVEL.search(array.group)))
+        if finest > S2_BANDS[name].gsd_m:
+            raise _unlike(f"{layout.multiscales}: band {name} begins at {finest} m, expected at {S2_BANDS[name].gsd_m} m")
+
+
+def _left_out(tree: SourceTree, pixels: Pixels, pyramid: Pyramid, kept: set[str]) -> Iterable[Finding]:
+    """Tell which levels and bands of the source are not in the store.
+
+    Args: pyramid: levels of the measurements; kept: bands that are on one of them.
+    Raises: SourceError: a band is on no level because its pixels do not cover the finest ones exactly.
+    """
+    levels: dict[str, set[int]] = {}
+    for array in tree.arrays.values():
+        parent, _, name = array.group.rpartition("/")
+        if parent == pyramid.path and is_raster(array):
+            levels.setdefault(array.name, set()).add(int(name[1:-1]))
+    finest = f"{pyramid.path}/r{pyramid.levels_m[0]}m has {pyramid.native.shape} pixels"
+    for band in sorted(levels.keys() - kept):
+        if unfit := sorted(levels[band] & set(pixels.levels_m)):
+            found = f"{finest}, which pixels of {unfit} m do not cover exactly; band {band} would be lost"
+            raise _unlike(f"{found}, expected an extent that is a multiple of them")
+        text = f"band {band} has pixels of {sorted(levels[band])} m, which the recipe does not list; it is left out"
+        yield Finding("source.level", Severity.WARNING, pyramid.path, text)
+    for metres in sorted((set().union(*levels.values()) & set(pixels.levels_m)) - set(pyramid.levels_m)):
+        text = f"{finest}, which pixels of {metres} m do not cover exactly; this level of the source is left out"
+        yield Finding("source.level", Severity.WARNING, f"{pyramid.path}/r{metres}m", text)
 
 
 def _unlike(found: str) -> SourceError:

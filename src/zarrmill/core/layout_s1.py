@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from zarrmill.config import Grd, Pixels
 from zarrmill.core import conventions as cv
-from zarrmill.core.array_plans import coordinate_plans, fill_attribute, fill_value, is_mandatory
+from zarrmill.core.array_plans import check_kind, coordinate_plans, fill_attribute, fill_value, is_mandatory
 from zarrmill.core.chunking import chunk_shape, shard_shape
 from zarrmill.core.geolocation import Geolocation, gcp_grid, map_grid, utm_code
 from zarrmill.core.grid import level_grid
@@ -203,6 +203,7 @@ def _copied(tree: SourceTree, images: list[_Image]) -> dict[str, SourceArray]:
 
 
 def _copy(array: SourceArray, path: str) -> tuple[SourceArray, ArrayPlan]:
+    check_kind(array)
     attributes = cv.carried_attributes(array.attributes) | fill_attribute(array)
     chunks = tuple(max(1, size) for size in array.shape)
     return array, ArrayPlan(path, array.shape, array.dtype, chunks, None, array.dims, fill_value(array), attributes)

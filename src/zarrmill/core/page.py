@@ -23,6 +23,7 @@ COLUMNS = (
     "bytes",
     "objects",
     "memory",
+    "cents",
     "files",
     "message",
 )
@@ -45,6 +46,7 @@ class Shape:
 def table(summary: Summary, files: Mapping[str, int]) -> list[list[object]]:
     """Return one list a product in the order of ``COLUMNS``; ``files`` has the bits by product name."""
     rows: list[list[object]] = []
+    costs = cents(summary)
     for row in summary.products:
         cost = summary.measured.products[row.name]
         rows.append(
@@ -61,6 +63,7 @@ def table(summary: Summary, files: Mapping[str, int]) -> list[list[object]]:
                 row.n_bytes,
                 row.n_objects,
                 cost.peak_rss_bytes,
+                costs.get(row.name),
                 files.get(row.name, 0),
                 _said(row),
             ]
@@ -95,6 +98,12 @@ def by_type(rows: Iterable[ProductRow], values: Mapping[str, float]) -> dict[str
 def ratios(rows: Iterable[ProductRow]) -> dict[str, float]:
     """Return decoded source bytes over store bytes by product name."""
     return {row.name: row.n_bytes_source / row.n_bytes for row in rows if row.n_bytes and row.n_bytes_source}
+
+
+def cents(summary: Summary) -> dict[str, float]:
+    """Return what products cost so far in cents (EUR), by name; nothing without prices, or of products without records."""
+    costs = summary.measured.products.items()
+    return {name: round(one.cost.eur * 100, 2) for name, one in costs if one.cost is not None and one.cost.eur > 0}
 
 
 def scores(rows: Iterable[ProductRow]) -> dict[str, list[float]]:

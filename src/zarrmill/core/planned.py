@@ -1,14 +1,17 @@
 """What ``plan`` found, as one value, and its totals. Pure; nothing in it depends on the time of planning."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
+from zarrmill.core.cost import SPANS, Limit, planned_cost, total
 from zarrmill.core.entries import unpacked
 from zarrmill.core.estimate import DECODED_BYTES_PER_CORE_S, seconds
 from zarrmill.core.planning import FILTERS, TO_DO, PlanClass, histogram
 from zarrmill.errors import EXIT_NOTHING, EXIT_OK, EXIT_UNKNOWN
 from zarrmill.model import Json, Product
+from zarrmill.prices import COST, Cost, Prices, euro_range, euros
 
 SCHEMA = "zarrmill/planned/1"
 
@@ -39,7 +42,7 @@ class Row:
     product: Product | None = None
     """Manifest row; None for products that are not in the manifest."""
 
-    def to_json(self, threads: int) -> dict[str, Json]:
+    def to_json(self, threads: int, prices: Prices | None) -> dict[str, Json]:
         """Return the row as it stands in ``plan.json``; keys without a value are left out."""
         values: dict[str, Json] = {
             "collection": self.collection,
@@ -61,6 +64,8 @@ class Row:
                 "est_s": round(seconds(self.product.n_bytes, threads), 1),
                 "zarr_format": self.zarr_format,
             }
+            if prices is not None:
+                values["cost_eur"] = round(planned_cost(self.product, prices).eur, 6)
         return {key: value for key, value in values.items() if value not in ("", False)}
 
 
@@ -85,6 +90,10 @@ class PlanResult:
     """Products that state no cloud cover, among those that the filters before it let through."""
     ids_not_found: tuple[str, ...] = ()
     """Ids asked for that the catalogue does not list."""
+    prices: Prices | None = None
+    """What costs are reckoned with; None tells none."""
+    limits: tuple[Limit, ...] = ()
+    """What bounds the pace, what binds first."""
 
     @property
     def products(self) -> tuple[Product, ...]:
@@ -140,11 +149,14 @@ class PlanResult:
             "last_acquired": acquired[-1] if acquired else None,
             "acquired": histogram(acquired),
             "to_do": self._work(),
+            "cost": self._cost(),
+            "pace": [{"limit": one.name, "products_per_hour": round(one.products_per_hour, 1)} for one in self.limits],
+            "prices": self.prices.model_dump(mode="json") if self.prices else None,
         }
 
     def to_json(self) -> dict[str, Json]:
         """Return the content of ``plan.json``."""
-        return {**self.summary(), "products": [row.to_json(self.threads) for row in self.rows]}
+        return {**self.summary(), "products": [row.to_json(self.threads, self.prices) for row in self.rows]}
 
     def lines(self) -> Iterator[str]:
         """Yield the totals in words, one sentence a line."""
@@ -171,6 +183,42 @@ class PlanResult:
         )
         if work["n_without_estimate"]:
             yield f"{work['n_without_estimate']} of them without an estimate: their metadata was not read"
+        if self.prices is not None:
+            yield from self._cost_lines(self.prices)
+
+    def _cost_lines(self, prices: Prices) -> Iterator[str]:
+        cost, whole = self.cost_to_do, self.cost
+        stored = f"storage {euros(cost.storage_eur)} for {prices.months_kept.value:g} months"
+        parts = f"compute {euros(cost.compute_eur)}, {stored}, requests {euros(cost.requests_eur)}"
+        all_of_it = "" if whole == cost else f"; the whole manifest {euros(whole.eur)}"
+        yield f"cost: {euros(cost.eur)} ({euro_range(cost.low_eur, cost.high_eur)}): {parts}{all_of_it}"
+        yield f"the range spans {SPANS}"
+        if self.limits:
+            first, *others = self.limits
+            rest = "".join(f"; {one.name} {one.products_per_hour:,.0f}/h ({one.words})" for one in others)
+            yield f"pace: {first.products_per_hour:,.0f} products/h, bound by {first.name} ({first.words}){rest}"
+        assumed = prices.assumed((*COST, *(one.figure for one in self.limits)))
+        words = f"assumed, not looked up: {', '.join(assumed)}" if assumed else "every figure was looked up"
+        yield f"prices of {prices.dated}; {words}"
+
+    @property
+    def cost(self) -> Cost:
+        """What the whole manifest costs, with what is done already; nothing without prices."""
+        return total(planned_cost(product, self.prices) for product in self.products) if self.prices else Cost()
+
+    @property
+    def cost_to_do(self) -> Cost:
+        """What is left to spend on the manifest; nothing without prices."""
+        if self.prices is None:
+            return Cost()
+        rows = ((row, row.product) for row in self.rows if row.plan_class in TO_DO)
+        return total(planned_cost(one, self.prices, converted=not row.converts) for row, one in rows if one is not None)
+
+    def _cost(self) -> Json:
+        if self.prices is None:
+            return None
+        assumed = list(self.prices.assumed(COST))
+        return {"to_do": self.cost_to_do.rounded(), "manifest": self.cost.rounded(), "spans": SPANS, "assumed": assumed}
 
     def _work(self) -> dict[str, Json]:
         to_do = [(row, row.product) for row in self.rows if row.plan_class in TO_DO and row.product is not None]
@@ -187,6 +235,17 @@ class PlanResult:
             "threads": self.threads,
             "assumed_decoded_bytes_per_core_s": DECODED_BYTES_PER_CORE_S,
         }
+
+
+def in_order(rows: Sequence[Row], order: str) -> list[Row]:
+    """Return rows in the order of the manifest; those without a date come last."""
+    by_key = sorted(rows, key=lambda row: (row.collection, row.product_id, row.reason))
+    dated = sorted(
+        (row for row in by_key if row.acquired),
+        key=lambda row: datetime.fromisoformat(row.acquired),
+        reverse=order == "newest",
+    )
+    return [*dated, *(row for row in by_key if not row.acquired)]
 
 
 def _count(values: Iterable[str], order: tuple[str, ...] = ()) -> dict[str, int]:

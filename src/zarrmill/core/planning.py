@@ -41,8 +41,15 @@ FILTERS = (
     "missing_cloud_cover",
     "min_age_hours",
     "limit",
+    "max_cost_eur",
 )
 """Filters in the order in which they are asked; the first that does not pass is the one that counts."""
+
+OF_PRODUCTS = frozenset({"max_cloud_cover", "missing_cloud_cover", "min_age_hours"})
+"""Filters that leave out a product for what it is, not because another one was asked for or a bound was reached."""
+
+BOUNDS = frozenset({"limit", "max_cost_eur"})
+"""Filters that cut the list short."""
 
 
 @dataclass(frozen=True, slots=True)

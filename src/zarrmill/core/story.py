@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from zarrmill.core.measured import RunCost
 from zarrmill.core.outcome import Outcome
 from zarrmill.core.summary import Summary
 from zarrmill.model import Verdict
+from zarrmill.prices import euro_range, euros
 
 N_REPLAY = 5
 """Most targets that a replay command names; for more, the same run is started again."""
@@ -75,6 +77,8 @@ def story(summary: Summary) -> str:
         sentences.append(
             f"It took {duration(cost.elapsed_s)} from first start to last end ({duration(cost.work_s)} of work){tail}."
         )
+    if cost.cost is not None:
+        sentences.append(_spent(cost.cost))
     return " ".join(sentences)
 
 
@@ -165,6 +169,14 @@ def _outcomes(summary: Summary) -> str:
     if counts[Outcome.NOT_DONE]:
         parts.append(f"{number(counts[Outcome.NOT_DONE])} not done")
     return ", ".join(parts)
+
+
+def _spent(cost: RunCost) -> str:
+    planned, done = cost.planned, cost.planned_done
+    of = f"{euros(planned.eur)} ({euro_range(planned.low_eur, planned.high_eur)})"
+    all_done = planned == done
+    what = f"planned was {of}" if all_done else f"planned was {euros(done.eur)} for what is converted, {of} in all"
+    return f"It cost {euros(cost.actual.eur)}, {what}{', with assumed prices' if cost.assumed else ''}."
 
 
 def _plural(n: int, noun: str) -> str:

@@ -10,6 +10,7 @@ from zarrmill.core.measured import RunMeasured, measure_run
 from zarrmill.core.outcome import Outcome, ProductRecords, ProductRow, findings_of, product_row
 from zarrmill.errors import EXIT_FAILED, EXIT_NOTHING, EXIT_OK
 from zarrmill.model import Finding, Severity, Verdict
+from zarrmill.prices import Prices
 
 SCHEMA = "zarrmill/summary/1"
 
@@ -111,8 +112,9 @@ def summarise(
     skipped: Sequence[Skipped] = (),
     unreadable: Sequence[Unreadable] = (),
     max_objects: Mapping[str, int] | None = None,
+    prices: Prices | None = None,
 ) -> Summary:
-    """Return what became of a run. ``max_objects`` is the object budget by product type."""
+    """Return what became of a run. ``max_objects`` is the object budget by product type, ``prices`` are those of the plan."""
     rows = tuple(product_row(record) for record in records)
     budget = max_objects or {}
     over = sum(row.n_objects > budget.get(row.product_type, row.n_objects) for row in rows)
@@ -125,7 +127,7 @@ def summarise(
         failures=group_failures(last, {record.product.name: record.target for record in records}),
         unreadable=tuple(unreadable),
         n_over_budget=over,
-        measured=measure_run(records, rows, generated),
+        measured=measure_run(records, rows, generated, prices),
     )
 
 

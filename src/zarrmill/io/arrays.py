@@ -44,6 +44,7 @@ class PlaneWriter:
         self._chunks: dict[tuple[int, int], _Chunk] = {}
         self._spare: list[NDArray[Any]] = []
         self._shards: dict[tuple[int, int], _ShardSink] = {}
+        self._noted = list(self._rows)
 
     def needed(self, left: int, right: int) -> int:
         """Return the first row of pixels whose chunks in columns ``left`` to ``right`` are not all written, or the height."""
@@ -78,11 +79,25 @@ class PlaneWriter:
             shard.release()
 
     def _record(self) -> None:
-        if self._shards and not self._writer.keeps_parts:
-            return
-        begun = [part for shard in self._shards.values() if (part := shard.part())]
-        self._parts |= {part.key: part for part in begun}
-        self._writer.record(Entry(self._name, tuple(self._rows), tuple(self.written), tuple(self._parts.values())))
+        if self._writer.keeps_parts:
+            rows = list(self._rows)
+            begun = [part for shard in self._shards.values() if (part := shard.part())]
+            self._parts |= {part.key: part for part in begun}
+        else:
+            rows = self._whole_rows()
+            if rows == self._noted:
+                return
+        self._noted = rows
+        self._writer.record(Entry(self._name, tuple(rows), tuple(self.written), tuple(self._parts.values())))
+
+    def _whole_rows(self) -> list[int]:
+        """Return the rows of chunks in each column that objects hold which are whole: down to the first shard that is open."""
+        rows = list(self._rows)
+        for row, column in self._shards:
+            per_y, per_x = self._per_shard
+            for n in range(column * per_x, min((column + 1) * per_x, len(rows))):
+                rows[n] = min(rows[n], row * per_y)
+        return rows
 
     def _open(self, row: int, column: int) -> "_Chunk":
         plan = self._plan
@@ -104,8 +119,7 @@ class PlaneWriter:
         self._rows[column] = row + 1
 
     def _to_shard(self, row: int, column: int, data: bytes | None) -> None:
-        assert self._plan.shards is not None
-        per_y, per_x = (s // c for s, c in zip(self._plan.shards[-2:], self._plan.chunks[-2:], strict=True))
+        per_y, per_x = self._per_shard
         place = (row // per_y, column // per_x)
         if place not in self._shards:
             key, first = self._key(*place), place[0] * per_y
@@ -117,6 +131,12 @@ class PlaneWriter:
         if shard.is_whole:
             self._parts.pop(self._key(*place), None)
             self.written += [written for written in (self._shards.pop(place).close(),) if written]
+
+    @property
+    def _per_shard(self) -> tuple[int, int]:
+        """Chunks of a shard, down and across."""
+        shards, chunks = self._plan.shards or self._plan.chunks, self._plan.chunks
+        return shards[-2] // chunks[-2], shards[-1] // chunks[-1]
 
     def _key(self, row: int, column: int) -> str:
         return f"{self._name}/{row}/{column}"

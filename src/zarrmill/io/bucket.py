@@ -5,9 +5,11 @@ from the standard chain (environment, shared configuration, web identity, instan
 """
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -19,16 +21,23 @@ from zarrmill.model import Json
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
-Reason = Literal["denied", "bucket", "absent", "exists", "outage", "refused"]
+Reason = Literal["denied", "clock", "bucket", "absent", "exists", "outage", "refused"]
 """Why a request to a bucket failed.
 
-``denied``: credentials or rights; ``bucket``: there is no such bucket; ``absent``: there is certainly no such object (or upload);
-``exists``: a condition of a conditional write does not hold; ``outage``: it may pass; ``refused``: it will not.
+``denied``: credentials or rights; ``clock``: this machine's clock is too far from the service's; ``bucket``: there is no such
+bucket; ``absent``: there is certainly no such object (or upload); ``exists``: a condition of a conditional write does not
+hold; ``outage``: it may pass; ``refused``: it will not.
 """
+
+CLOCK_WRONG = "RequestTimeTooSkewed"
+"""Code of the answer of a service whose clock differs too much from that of this machine."""
 
 _DENIED = {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed"}
 _ABSENT = {"NoSuchKey", "NoSuchUpload", "404", "NotFound"}
 _PASSING = {"SlowDown", "RequestTimeout", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "OperationAborted"}
+
+_KEYS_FOR = timedelta(minutes=5)
+"""Time after which obstore asks for keys again. botocore renews keys that end in ten minutes, so none ends meanwhile."""
 
 _settings = S3()
 
@@ -144,6 +153,22 @@ def _check_there(pid: int, bucket: str) -> None:  # as for _client; an exception
         client(bucket).list_objects_v2(Bucket=bucket, MaxKeys=1)
 
 
+def clock(bucket: str) -> float:
+    """Return the time of the service that holds ``bucket``, seconds since the epoch; that of this machine when it tells none.
+
+    Raises: UnknownStateError: it cannot be asked.
+    """
+    with asking(f"s3://{bucket}"):
+        answer = client(bucket).list_objects_v2(Bucket=bucket, MaxKeys=1)
+    return server_time(answer) or time.time()
+
+
+def server_time(answer: Mapping[str, Any]) -> float | None:  # an answer of boto3
+    """Return when the service says that it gave an answer, seconds since the epoch; None when it does not say."""
+    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    return parsedate_to_datetime(date).timestamp() if date else None
+
+
 def transport(timeout_s: float | None = None, retries: int | None = None) -> dict[str, Any]:  # options of obstore's stores
     """Return timeouts and retries for an obstore store.
 
@@ -163,7 +188,7 @@ def _credentials(profile: str | None) -> Any:  # obstore's protocol of a provide
     from obstore.auth.boto3 import Boto3CredentialProvider
 
     try:
-        return Boto3CredentialProvider(_session(profile), ttl=timedelta(minutes=5))
+        return Boto3CredentialProvider(_session(profile), ttl=_KEYS_FOR)
     except ValueError:
         raise StoreError("no credentials for S3; set them by environment, profile or web identity", kind="denied") from None
 
@@ -224,6 +249,8 @@ def reason_of(error: Exception) -> tuple[Reason, str]:
     text = " ".join(str(error).split())[:300]
     if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound | TokenRetrievalError):
         return "denied", text
+    if isinstance(error, FileNotFoundError | PermissionError):
+        return "denied", text  # a file with credentials
     if not isinstance(error, ClientError):
         return "outage", text  # no answer: refused, reset, timed out
     code = str(error.response.get("Error", {}).get("Code", ""))
@@ -234,6 +261,8 @@ def reason_of(error: Exception) -> tuple[Reason, str]:
         return "absent", text
     if status in (409, 412):
         return "exists", text
+    if code == CLOCK_WRONG:
+        return "clock", text
     if status in (401, 403) or code in _DENIED:
         return "denied", text
     return ("outage" if status >= 500 or status == 429 or code in _PASSING else "refused"), text
@@ -247,13 +276,14 @@ def n_repeated(error: Exception) -> int:
 
 _ADVICE = {
     "denied": "access denied ({}); check credentials and rights",
+    "clock": "the clock of this machine is wrong ({}); set it, then run again",
     "bucket": "there is no such bucket ({}); check the address and s3.endpoint_url, or create it",
     "absent": "not there any more ({}); run again",
     "exists": "written by another process meanwhile ({}); run again",
     "outage": "no answer ({}); run again",
     "refused": "the service refuses the request ({}); check the settings below s3",
 }
-_KINDS = {"denied": "denied", "bucket": "bucket", "refused": "denied"}
+_KINDS = {"denied": "denied", "clock": "denied", "bucket": "bucket", "refused": "denied"}
 
 
 @contextmanager
@@ -288,8 +318,8 @@ def asking(place: str) -> Iterator[None]:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """Return the roots of what boto3 raises."""
+    """Return the roots of what boto3 raises: its own errors, and ``OSError`` where a file with credentials cannot be read."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
-    return (BotoCoreError, ClientError, Boto3Error)
+    return (BotoCoreError, ClientError, Boto3Error, OSError)

@@ -12,6 +12,9 @@ NONE_YET = frozenset({"NoSuchLifecycleConfiguration", "NoSuchCORSConfiguration",
 NOT_KNOWN = frozenset({"NotImplemented", "MethodNotAllowed"})
 """What a service answers that has no such rules."""
 
+SENTINEL = ".once"
+"""Object below a prefix of ours with which a service is asked whether it honours conditions."""
+
 KINDS = ("lifecycle", "cors", "policy")
 """Lists of rules that a bucket has."""
 
@@ -40,6 +43,27 @@ def read_list(bucket: str, kind: str) -> list[dict[str, Json]]:
             if _code(error) in NONE_YET:
                 return []
             raise
+
+
+def overwrites(bucket: str, prefix: str) -> str:
+    """Return how the service fails to honour ``If-None-Match: *``; empty when it refuses to write an object twice.
+
+    An object of ours is written on that condition until the service refuses. It stays, so later questions cost one request.
+    Raises: UnknownStateError: no answer; StoreError: access denied, no such bucket.
+    """
+    key, body = f"{prefix}{SENTINEL}", b"Written once. That it cannot be written again is asked before every run.\n"
+    with _reading(bucket, key):
+        for _ in range(2):
+            try:
+                buckets.client(bucket).put_object(Bucket=bucket, Key=key, Body=body, IfNoneMatch="*")
+            except buckets.failures() as error:
+                reason, text = buckets.reason_of(error)
+                if reason == "exists":
+                    return ""
+                if reason == "refused" or _code(error) in NOT_KNOWN:
+                    return f"the service refuses If-None-Match ({text})"
+                raise
+    return "the service ignores If-None-Match: *"
 
 
 def enable_versioning(bucket: str) -> None:
@@ -81,7 +105,7 @@ def _reading(bucket: str, what: str) -> Iterator[None]:
             yield
         except buckets.failures() as error:
             reason, _ = buckets.reason_of(error)
-            if reason in ("denied", "bucket"):
+            if reason in ("denied", "clock", "bucket"):
                 raise buckets.write_failure(error, place) from error
             if _code(error) in NOT_KNOWN:
                 raise StoreError(f"{place}: the service does not know it; set it up in its own way", kind="denied") from error

@@ -1,9 +1,9 @@
 """One writer a store in a bucket, where no lock dies with its process: a lease that has to be renewed.
 
 The holder keeps an object ``<store>.journal/<generation>.json`` and writes it again every few seconds, together with what it has
-finished (the journal). Whoever comes next reads the object of the highest generation: while it is fresh, it waits; when it was
-released or has gone stale, it creates the next generation on the condition that there is none, which one of many can do. A
-holder that finds a higher generation, or could not renew in time, must not write any more.
+finished (the journal); a second after it finished something. Whoever comes next reads the object of the highest generation:
+while it is fresh, it waits; when it was released or has gone stale, it creates the next generation on the condition that there
+is none, which one of many can do. A holder that finds a higher generation, or could not renew in time, must not write any more.
 
 Fresh and stale are told by the server's clock alone (``Last-Modified`` against ``Date``), a holder's own time by its monotonic
 clock: clocks of machines may be wrong. The service has to honour ``If-None-Match: *``.
@@ -15,9 +15,8 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import structlog
@@ -28,6 +27,13 @@ from zarrmill.model import Json
 
 _OWN = 0.8
 """Share of the lease that its holder counts on; the rest covers the whole seconds that servers tell times in."""
+
+_HAND_ON_S = 1.0
+"""Time after which what was noted is in the bucket, when the service answers: a kill costs what was finished within it."""
+
+
+class HeldError(StoreError):
+    """Another process holds the lease and renews it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +49,15 @@ class _Held:
 class Lease:
     """The right to write one store, and the entries that its holders hand on."""
 
-    def __init__(self, bucket: str, prefix: str, what: str = "this store") -> None:
-        """Lease and journal are below ``prefix``; ``what`` is held, for messages."""
+    def __init__(self, bucket: str, prefix: str, what: str = "this store", on_lost: Callable[[str], None] | None = None) -> None:
+        """Lease and journal are below ``prefix``; ``what`` is held, for messages.
+
+        Args: on_lost: told once, by the thread that renews, when another process has taken over. A lease that ran out while the
+            service could not be asked is not lost: it is renewed when nobody took it.
+        """
         self.place = f"s3://{bucket}/{prefix}"
         self._bucket, self._prefix = bucket, prefix
-        self._what = what
+        self._what, self._on_lost = what, on_lost
         self._seconds = buckets.settings().lease_s
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{os.urandom(4).hex()}"
         self._generation = 0
@@ -55,12 +65,14 @@ class Lease:
         self._lost, self._removed = "", False
         self._lock, self._end = threading.Lock(), threading.Event()
         self._entries: dict[str, Json] = {}
+        self._is_new = False
+        """Whether something was noted that is not in the bucket yet."""
         self._thread: threading.Thread | None = None
 
     def take(self, wait_s: float) -> dict[str, Json]:
         """Become the one writer and return the entries of those before; wait while another one is at work.
 
-        Raises: StoreError: another process still writes this store after ``wait_s``, or the bucket cannot be used.
+        Raises: HeldError: another process still writes this store after ``wait_s``; StoreError: the bucket cannot be used.
         """
         deadline = time.monotonic() + wait_s
         while True:
@@ -72,7 +84,7 @@ class Lease:
             if time.monotonic() > deadline:
                 owner = held.body.get("owner", "unknown") if held else "unknown"
                 text = f"another process ({owner}) writes {self._what}; let it finish, or wait {self._seconds:g} s after its end"
-                raise StoreError(f"{self.place}: {text}", kind="denied")
+                raise HeldError(f"{self.place}: {text}", kind="denied")
             time.sleep(min(1.0, self._seconds / 4))
         self._thread = threading.Thread(target=self._renew_regularly, name="lease", daemon=True)
         self._thread.start()
@@ -85,9 +97,10 @@ class Lease:
             raise StoreError(f"{self.place}: {reason}; run again", kind="lost")
 
     def record(self, name: str, entry: Json) -> None:
-        """Note an entry; it is kept from the next renewal on."""
+        """Note an entry; the next writer has it once it was carried into the bucket, which takes about a second."""
         with self._lock:
             self._entries[name] = entry
+            self._is_new = True
 
     def release(self) -> None:
         """Let the next writer in at once, and hand the entries on. A service that cannot be asked is told of, no more."""
@@ -124,12 +137,12 @@ class Lease:
             name = re.fullmatch(r"(\d+)\.json", item["Key"].rpartition("/")[2])
             if name:
                 found.append((int(name[1]), item["Key"], item["LastModified"].timestamp()))
-        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-        if date is None:
+        now = buckets.server_time(answer)
+        if now is None:
             raise StoreError(
                 f"{self.place}: the service tells no Date, so no lease can be judged; tell its operator", kind="denied"
             )
-        return found, parsedate_to_datetime(date).timestamp()
+        return found, now
 
     def _highest(self) -> _Held | None:
         found, now = self._listed()
@@ -173,15 +186,26 @@ class Lease:
     def _put(self, generation: int, *, released: bool = False, **condition: str) -> None:
         with self._lock:
             body = json.dumps({"owner": self._owner, "released": released, "entries": self._entries})
+            self._is_new = False
         key = f"{self._prefix}/{generation:06d}.json"
         self._client().put_object(Bucket=self._bucket, Key=key, Body=body.encode(), **condition)
 
     def _renew_regularly(self) -> None:
-        while not self._end.wait(self._seconds / 6) and not self._lost:
+        every, renewed = self._seconds / 6, time.monotonic()
+        while not self._end.wait(min(every, _HAND_ON_S)) and not self._lost:
+            is_due = time.monotonic() - renewed >= every
             try:
-                self._renew()
+                if is_due:
+                    self._renew()
+                    renewed = time.monotonic()
+                elif self._is_new:
+                    self.check()  # whoever took over would not see it
+                    self._put(self._generation)
             except _troubles() as error:
+                self._is_new = True
                 structlog.get_logger().warning("lease not renewed, tried again", place=self.place, reason=str(error)[:300])
+        if self._lost and self._on_lost is not None:
+            self._on_lost(f"{self.place}: {self._lost}")
 
     def _renew(self) -> None:
         started = time.monotonic()

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from zarrmill.errors import SourceError
+from zarrmill.errors import SourceError, hidden
 from zarrmill.io import bucket as buckets
 from zarrmill.io.places import breaks_off, whole
 
@@ -54,6 +54,8 @@ class Objects:
 
         if self.local is not None:
             return LocalStore(self.local)
+        if hidden(self.href) != self.href:
+            raise SourceError(f"{self.href}: an address must not hold a user or password; take them out", kind="item")
         scheme = urlsplit(self.href).scheme
         if scheme in ("http", "https"):
             return HTTPStore.from_url(self.href, **buckets.transport(self.timeout_s, self.retries))
@@ -313,6 +315,8 @@ class _Translated:
             return
         from obstore import exceptions as known
 
+        from zarrmill.io.bucket import CLOCK_WRONG
+
         if isinstance(error, known.PreconditionError):
             raise SourceError(
                 f"{self._place}: another object came in its place while it was read; plan again", kind="changed"
@@ -323,6 +327,8 @@ class _Translated:
             raise MissingObjectError(self._place) from error
         if isinstance(error, known.BaseError | OSError) and "ExpiredToken" in str(error):
             raise SourceError(f"{self._place}: the credentials are too old; renew them", kind="denied") from error
+        if isinstance(error, known.BaseError | OSError) and CLOCK_WRONG in str(error):
+            raise SourceError(f"{self._place}: the clock of this machine is wrong; set it", kind="denied") from error
         if isinstance(error, PermissionError | known.PermissionDeniedError | known.UnauthenticatedError):
             raise SourceError(f"{self._place}: access denied; check credentials and rights", kind="denied") from error
         if isinstance(error, known.BaseError | OSError):

@@ -8,6 +8,7 @@ bucket one PUT.
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -74,6 +75,13 @@ class Place:
         if not self.href.startswith(f"{folder.href.rstrip('/')}/"):
             raise ValueError(f"{self} is not below {folder}")
         return self.href[len(folder.href.rstrip("/")) + 1 :]
+
+    def now(self) -> float:
+        """Return the present, seconds since the epoch, by the clock that tells when objects here were written.
+
+        Raises: UnknownStateError: it cannot be asked.
+        """
+        return bucket.clock(bucket.split(self.href)[0]) if self.remote else time.time()
 
     def exists(self) -> bool:
         """Return whether an object is here.
@@ -312,6 +320,8 @@ def _is_no_bucket(error: Exception) -> bool:
 
 
 def _words(error: Exception) -> str:
+    if bucket.CLOCK_WRONG in str(error):
+        return "the clock of this machine is wrong; set it, then run again"
     if _is_denied(error):
         return "access denied; check credentials and rights"
     if _is_no_bucket(error):

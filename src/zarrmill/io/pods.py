@@ -7,21 +7,27 @@ stand-in of the tests (``tests/integration/test_pods.py`` shows every one with a
 * A status that cannot be read once (connection refused, 429, 500) is never asked for again: the run hangs. So does a Job that
   was deleted; a submission that fails once ends the run.
 * A second pod of one Job ends the run; a pod that ended before its container began is left behind.
+* On 401 it loads a kubeconfig, which a pod does not have, and calls ``kubectl``, which the image does not have: the run ends.
+* A 409 ends the run, also that of a quota which many Jobs reach at once.
 * Jobs cannot be given a deadline, a priority, labels, an owner or a security context.
 """
 
+import json
 import os
 import re
 import shlex
 import string
 import sys
+import time
 from collections.abc import Callable, Mapping
 from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from zarrmill.errors import ConfigError
+from zarrmill.errors import ConfigError, UnknownStateError
+from zarrmill.io.pod_ends import EndedPod, PodEnds, usefulness
+from zarrmill.io.session import SESSION, session
 
 EXECUTOR = "snakemake-executor-plugin-kubernetes"
 KNOWN_VERSION = "0.5.1"
@@ -30,9 +36,9 @@ TIMEOUT_S = (10, 60)
 MAX_WAIT_S = 30.0
 N_TRIES = 40
 """Of one request; with growing waits of at most ``MAX_WAIT_S`` about 18 minutes."""
+AUTH_WAITS_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, *[MAX_WAIT_S] * 8)
+"""Waits before credentials are read again, about five minutes in all: a token may be renewed late."""
 RETRIED = (429, 500, 502, 503, 504)
-CONTAINER = "snakemake"
-"""Name that the executor gives its container."""
 TARGETS = "zarrmill/targets"
 """Annotation of a Job: what it makes."""
 
@@ -42,10 +48,11 @@ type Body = dict[str, Any]
 _fenced = False
 
 
-def fence_executor(environment: Mapping[str, str] = os.environ) -> None:
+def fence_executor(environment: Mapping[str, str] = os.environ, ended: Callable[[EndedPod], None] | None = None) -> None:
     """Change the Kubernetes client of this process for Snakemake's executor; does nothing where that is not loaded.
 
     Args: environment: ``ZARRMILL_JOB_TEMPLATE`` is a YAML file that is merged into every Job; ``$NAME`` in it is replaced.
+        ended: told of each Job that failed, before it is tried again; an error of ours that it raises is shown and left.
     Raises: ConfigError: the executor has another version than this was written for, or the template cannot be used.
     """
     global _fenced
@@ -58,9 +65,11 @@ def fence_executor(environment: Mapping[str, str] = os.environ) -> None:
     template = read_template(environment)
     from kubernetes import client
 
+    ends = PodEnds(ended)
     _patient(client)
-    _reads(client)
-    _writes(client, template)
+    _authorised(client)
+    _reads(client, ends)
+    _writes(client, template, ends)
     _fenced = True
 
 
@@ -144,43 +153,86 @@ def _patient(client: Any) -> None:
     rest.__init__, rest.request = patient_start, patient_request
 
 
-def _reads(client: Any) -> None:
-    core, batch = client.CoreV1Api, client.BatchV1Api
-    ends: dict[str, str] = {}
+def _authorised(client: Any) -> None:
+    """Read the credentials again when the API refuses them (401), and repeat the request: tokens are renewed in their files."""
+    call = client.ApiClient.call_api
 
-    list_pods, read_log = core.list_namespaced_pod, core.read_namespaced_pod_log
+    @wraps(call)
+    def authorised(self: Any, *args: Any, **kwargs: Any) -> Any:
+        for wait_s in (*AUTH_WAITS_S, None):
+            try:
+                return call(self, *args, **kwargs)
+            except client.ApiException as error:
+                if error.status != 401:
+                    raise
+            if wait_s is not None:
+                time.sleep(wait_s)
+                self.configuration = _credentials(client)
+                self.rest_client = client.rest.RESTClientObject(self.configuration)
+        # Not an ApiException: the executor would drop the job that it asked about, and wait for it for ever.
+        text = f"Kubernetes API: 401 for {sum(AUTH_WAITS_S):.0f} s, credentials were read again each time; start another driver"
+        raise UnknownStateError(text, kind="outage")
+
+    client.ApiClient.call_api = authorised
+
+
+def _credentials(client: Any) -> Any:
+    """Return the client's configuration as it is on this machine now, looked for in the executor's order."""
+    from kubernetes import config
+
+    found = client.Configuration()
+    try:
+        config.load_kube_config(client_configuration=found)
+    except config.ConfigException:
+        config.load_incluster_config(client_configuration=found)
+    return found
+
+
+def _reads(client: Any, ends: PodEnds) -> None:
+    core, batch = client.CoreV1Api, client.BatchV1Api
+    list_pods, read_log, read_status = core.list_namespaced_pod, core.read_namespaced_pod_log, batch.read_namespaced_job_status
 
     @wraps(list_pods)
     def one_pod(self: Any, *args: Any, **kwargs: Any) -> Any:
         found = list_pods(self, *args, **kwargs)
-        found.items = sorted(found.items, key=_usefulness)[-1:]
-        for pod in found.items:
-            ends[pod.metadata.name] = _end_of(client, pod)
+        found.items = sorted(found.items, key=usefulness)[-1:]
+        ends.keep_pods(client, kwargs.get("label_selector", ""), found.items)
         return found
 
     @wraps(read_log)
     def any_log(self: Any, name: str, *args: Any, **kwargs: Any) -> str:
         kwargs.pop("previous", None)
         try:
-            text = str(read_log(self, name, *args, **kwargs))
+            return ends.with_log(name, str(read_log(self, name, *args, **kwargs)), "")
         except client.ApiException as error:
-            text = f"(no log: {error.reason})"
-        return f"{ends.get(name, 'ended')}\n{text}"
+            return ends.with_log(name, None, f"(no log: {error.reason})")
+
+    # None is what the executor takes for a Job that somebody deleted: it fails, and is tried again.
+    lenient = _absent_is_none(client, read_status)
+
+    @wraps(read_status)
+    def any_status(self: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+        found = lenient(self, name, *args, **kwargs)
+        ends.keep_status(name, found)
+        return found
 
     core.list_namespaced_pod, core.read_namespaced_pod_log = one_pod, any_log
-    # None is what the executor takes for a Job that somebody deleted: it fails, and is tried again.
-    batch.read_namespaced_job_status = _absent_is_none(client, batch.read_namespaced_job_status)
+    batch.read_namespaced_job_status = any_status
 
 
-def _writes(client: Any, template: Body) -> None:
+def _writes(client: Any, template: Body, ends: PodEnds) -> None:
     core, batch = client.CoreV1Api, client.BatchV1Api
     post_job, post_secret = batch.create_namespaced_job, core.create_namespaced_secret
 
     @wraps(post_job)
     def whole_job(self: Any, namespace: str, body: Any, **kwargs: Any) -> Any:
         job: Body = merged(self.api_client.sanitize_for_serialization(body), template)
-        job["metadata"].setdefault("annotations", {})[TARGETS] = " ".join(targets_of(job))
-        image = job["spec"]["template"]["spec"]["containers"][0]["image"]
+        targets = targets_of(job)
+        ends.targets[job["metadata"]["name"]] = tuple(targets)
+        job["metadata"].setdefault("annotations", {})[TARGETS] = " ".join(targets)
+        container = job["spec"]["template"]["spec"]["containers"][0]
+        container["env"] = [*(container.get("env") or ()), {"name": SESSION, "value": session()}]
+        image = container["image"]
         if not re.search(r"@sha256:[0-9a-f]{64}$", image):
             # The executor shows this class in one line, any other with its traceback.
             text = f"container image {image}: expected NAME@sha256:..., a tag may move during a run; set ZARRMILL_IMAGE"
@@ -199,13 +251,27 @@ def _writes(client: Any, template: Body) -> None:
 
 
 def _once(client: Any, post: Callable[..., Any], api: Any, namespace: str, body: Body, **kwargs: Any) -> Any:
-    """Post an object with a name of ours; that it is there already means that an earlier try got through."""
+    """Post an object with a name of ours; that it is there already means that an earlier try got through.
+
+    Any other 409 is a conflict on the server's side, such as a quota that was counted twice at once: it passes.
+    """
+    for n_tried in range(N_TRIES):
+        try:
+            return post(api, namespace, body, **kwargs)
+        except client.ApiException as error:
+            if error.status != 409 or (n_tried == N_TRIES - 1 and not _already_exists(error)):
+                raise
+            if _already_exists(error):
+                return body
+        time.sleep(min(0.25 * 2**n_tried, MAX_WAIT_S))
+    raise AssertionError("the last try returns or raises")
+
+
+def _already_exists(error: Any) -> bool:
     try:
-        return post(api, namespace, body, **kwargs)
-    except client.ApiException as error:
-        if error.status == 409:
-            return body
-        raise
+        return bool(json.loads(error.body)["reason"] == "AlreadyExists")
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _absent_is_none(client: Any, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -219,23 +285,3 @@ def _absent_is_none(client: Any, call: Callable[..., Any]) -> Callable[..., Any]
             raise
 
     return lenient
-
-
-def _usefulness(pod: Any) -> tuple[int, str]:
-    """Order pods of one Job: the one that tells most of how it went comes last."""
-    rank = {"Succeeded": 3, "Running": 2, "Pending": 1}
-    return rank.get(pod.status.phase, 0), pod.metadata.name
-
-
-def _end_of(client: Any, pod: Any) -> str:
-    """Return how a pod ended, in one line; a pod that ended without a container gets one that says so."""
-    status = pod.status
-    if status.phase == "Failed" and not status.container_statuses:
-        state = client.V1ContainerState(terminated=client.V1ContainerStateTerminated(exit_code=137, reason=status.reason))
-        image = pod.spec.containers[0].image
-        status.container_statuses = [
-            client.V1ContainerStatus(name=CONTAINER, image=image, image_id="", ready=False, restart_count=0, state=state)
-        ]
-    ended = [c.state.terminated for c in status.container_statuses or () if c.state and c.state.terminated]
-    parts = [status.reason, *(f"{end.reason or 'ended'}, exit code {end.exit_code}" for end in ended), status.message]
-    return "pod: " + "; ".join(part for part in parts if part)

@@ -1,8 +1,9 @@
 """How far a run is: heartbeats that stages write, and one line that tells people.
 
 A heartbeat is ``<run>/progress/<product>.json``. It exists while a stage works on a product, says how far it is, and is
-believed only while its process lives and it is younger than ``STALE_S``. Everything else is told by which targets and
-failure records exist, so the line needs no driver and no database.
+believed only while its process lives and it is younger than ``STALE_S``. Its age is told by the clock of the place that it lies
+in: those of the machine that wrote it and of the one that reads it may be wrong. Everything else is told by which targets
+and failure records exist, so the line needs no driver and no database.
 """
 
 import json
@@ -11,7 +12,7 @@ import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,9 +21,11 @@ from threading import Thread
 from zarrmill.errors import ZarrmillError
 from zarrmill.io.listing import Listing
 from zarrmill.io.places import Place
+from zarrmill.io.places import together as places_together
 from zarrmill.io.record import dumps
 from zarrmill.io.state import PRODUCT_STAGES, Failures, State
 from zarrmill.model import Product
+from zarrmill.prices import Cost, euro_range, euros
 
 SCHEMA = "zarrmill/progress/1"
 STALE_S = 60.0
@@ -52,9 +55,9 @@ class Heartbeat:
     total: int
     """Bytes to do; 0 when not known."""
     started: float
-    """Seconds since the epoch."""
+    """Seconds since the epoch; in the file by the clock of ``host``, once read by that of the place."""
     updated: float
-    """Seconds since the epoch of the last tick that was written."""
+    """The same of the last tick that was written."""
     pid: int
     host: str
     """Machine on which ``pid`` means something."""
@@ -65,7 +68,7 @@ class Heartbeat:
         return min(1.0, self.done / self.total) if self.total > 0 else None
 
     def alive(self, now: float) -> bool:
-        """Return whether this counts as running: recent, and its process there when it ran on this machine."""
+        """Return whether this counts as running: recent by ``Place.now``, and its process there when it ran on this machine."""
         if now - self.updated > STALE_S:
             return False
         return self.host != socket.gethostname() or _process_exists(self.pid)
@@ -115,10 +118,14 @@ class ProgressFile:
         with suppress(ZarrmillError):
             self.place.write_text(text)
 
-    def remove(self) -> None:
-        """Remove the heartbeat: nothing is running any more."""
+    def flush(self) -> None:
+        """Wait until what was told is written."""
         if self._writer is not None:
             self._writer.join()
+
+    def remove(self) -> None:
+        """Remove the heartbeat: nothing is running any more."""
+        self.flush()
         with suppress(ZarrmillError):
             self.place.unlink()
 
@@ -134,19 +141,40 @@ def progress_of(state: State, product: Product, stage: str) -> Iterator[Progress
         tick.remove()
 
 
-def read_heartbeats(state: State, now: float, listing: Listing | None = None) -> tuple[Heartbeat, ...]:
-    """Return the heartbeats that count as running, oldest first; stale and unreadable ones are left out.
+def read_heartbeats(state: State, listing: Listing | None = None) -> tuple[Heartbeat, ...]:
+    """Return the heartbeats that count as running, oldest first; stale and malformed ones are left out.
 
-    Raises: UnknownStateError: the state cannot be listed.
+    Raises: UnknownStateError: the state cannot be listed, or a heartbeat that is there cannot be read.
     """
-    return tuple(beat for beat in read_all_heartbeats(state, listing or Listing(state.root)) if beat.alive(now))
+    return _running(state, read_all_heartbeats(state, listing or Listing(state.root)))
+
+
+def _running(state: State, beats: Sequence[Heartbeat]) -> tuple[Heartbeat, ...]:
+    now = state.root.now() if beats else 0.0
+    return tuple(beat for beat in beats if beat.alive(now))
 
 
 def read_all_heartbeats(state: State, listing: Listing) -> tuple[Heartbeat, ...]:
-    """Return every heartbeat that can be read, those of killed jobs too, oldest first. Raises: as ``read_heartbeats``."""
+    """Return every heartbeat, those of killed jobs too, oldest first; times are those of ``Place.now``.
+
+    Raises: as ``read_heartbeats``.
+    """
     folder = state.root / "progress"
-    read = (_read_heartbeat(folder / name) for name in listing.files(folder))
+    found = [(folder / name, facts.modified) for name, facts in listing.files(folder).items()]
+    read = places_together(_read_heartbeat, found, state.root.n_reads)
     return tuple(sorted((beat for beat in read if beat is not None), key=lambda beat: (beat.started, beat.product)))
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What the plan of a run says beside the manifest; all of it may be unknown."""
+
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """Why products were left out for what they are, to their number."""
+    bounds: frozenset[str] = frozenset()
+    """Filters that cut the list short: ``limit``, ``max_cost_eur``."""
+    costs: Mapping[str, Cost] | None = None
+    """Planned cost by name of a product, of every one in the manifest; None when no prices are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +196,12 @@ class ProgressSnapshot:
     """When this session of the run began, seconds since the epoch; None when that is not known."""
     failed_at: tuple[float, ...] = ()
     """When each product that failed did so the last time, seconds since the epoch, ascending."""
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    """Why the plan left out products for what they are, to their number; they are not in ``total``."""
+    cost: Cost | None = None
+    """Planned cost of all products; None when no prices are known."""
+    spent_eur: float = 0.0
+    """Planned cost of the products that are ok; the report tells what was measured."""
 
     @property
     def n_failed(self) -> int:
@@ -180,23 +214,36 @@ class ProgressSnapshot:
         return max(0, self.total - self.ok - self.n_failed - len({beat.product for beat in self.running}))
 
 
-def collect_progress(state: State, products: Sequence[Product], since: float | None = None) -> ProgressSnapshot:
+def collect_progress(
+    state: State,
+    products: Sequence[Product],
+    since: float | None = None,
+    planned: Planned | None = None,
+    *,
+    listing: Listing | None = None,
+    beats: Sequence[Heartbeat] | None = None,
+) -> ProgressSnapshot:
     """Look at the state alone and tell where the run stands; costs listings, not one request a product.
 
-    Raises: UnknownStateError: the state cannot be listed.
+    Args: planned: what the plan says of these products, see ``zarrmill.runs.planned``; listing, beats: what was listed and read
+        a moment ago, to spare the requests.
+    Raises: UnknownStateError: the state cannot be listed, or a heartbeat that is there cannot be read.
     """
-    now, listing = time.time(), Listing(state.root)
-    beats = read_heartbeats(state, now, listing)
+    listing = listing or Listing(state.root)
+    running = read_heartbeats(state, listing) if beats is None else _running(state, beats)
     failures = Failures(state, listing)
-    busy = {beat.product for beat in beats}
+    busy = {beat.product for beat in running}
+    planned = planned or Planned()
+    costs = planned.costs or {}
     stages: Counter[str] = Counter()
     failed: Counter[str] = Counter()
-    finished, failed_at = [], []
+    finished, failed_at, spent_eur = [], [], 0.0
     for product in products:
         has = {stage: found for stage in PRODUCT_STAGES if (found := listing.get(state.target(stage, product)))}
         stages.update(has.keys())
         if len(has) == len(PRODUCT_STAGES):
             finished.append(has[PRODUCT_STAGES[-1]].modified)
+            spent_eur += costs[product.name].eur if product.name in costs else 0
             continue
         known = failures.of(product)
         if known and known[-1].stage not in has and product.name not in busy:
@@ -206,11 +253,32 @@ def collect_progress(state: State, products: Sequence[Product], since: float | N
         total=len(products),
         ok=len(finished),
         failed=dict(failed.most_common()),
-        running=beats,
+        running=running,
         stages={stage: stages[stage] for stage in PRODUCT_STAGES},
         finished=tuple(sorted(finished)),
         since=since,
         failed_at=tuple(sorted(failed_at)),
+        skipped=planned.skipped,
+        cost=None if planned.costs is None else sum(costs.values(), Cost()),
+        spent_eur=spent_eur,
+    )
+
+
+def together(seen: Sequence[ProgressSnapshot], since: float | None = None) -> ProgressSnapshot:
+    """Return where several runs stand as one."""
+    costs = [one.cost for one in seen if one.cost is not None]
+    return ProgressSnapshot(
+        total=sum(one.total for one in seen),
+        ok=sum(one.ok for one in seen),
+        failed=_added(one.failed for one in seen),
+        running=tuple(beat for one in seen for beat in one.running),
+        stages=_added(one.stages for one in seen),
+        finished=tuple(sorted(when for one in seen for when in one.finished)),
+        since=since,
+        failed_at=tuple(sorted(when for one in seen for when in one.failed_at)),
+        skipped=_added(one.skipped for one in seen),
+        cost=sum(costs, Cost()) if costs else None,
+        spent_eur=sum(one.spent_eur for one in seen),
     )
 
 
@@ -245,6 +313,9 @@ def format_line(snapshot: ProgressSnapshot, now: datetime, width: int | None = N
     if snapshot.failed:
         classes = ", ".join(f"{n} {name}" for name, n in snapshot.failed.items())
         parts.append(f"{snapshot.n_failed} failed ({classes})")
+    if snapshot.skipped:
+        reasons = ", ".join(f"{n} {name}" for name, n in snapshot.skipped.items())
+        parts.append(f"{sum(snapshot.skipped.values())} skipped ({reasons})")
     if snapshot.running:
         parts.append(f"{len(snapshot.running)} running ({_running_text(snapshot.running[0])})")
     rate = rate_per_hour(snapshot, now)
@@ -253,6 +324,8 @@ def format_line(snapshot: ProgressSnapshot, now: datetime, width: int | None = N
     end = eta(snapshot, now)
     if end is not None:
         parts.append(f"ETA {end:%H:%M}" if end.date() == now.date() else f"ETA {end:%Y-%m-%d %H:%M}")
+    if snapshot.cost is not None:
+        parts.append(f"{euros(snapshot.spent_eur)} of {euro_range(snapshot.cost.low_eur, snapshot.cost.high_eur)}")
     line = " · ".join(parts)
     return line if width is None or len(line) <= width else line[: max(0, width - 1)] + "…"
 
@@ -267,6 +340,7 @@ def progress_json(snapshot: ProgressSnapshot, now: datetime) -> dict[str, object
         "ok": snapshot.ok,
         "failed": dict(snapshot.failed),
         "missing": snapshot.n_missing,
+        "skipped": dict(snapshot.skipped),
         "stages": dict(snapshot.stages),
         "running": [
             {"product": beat.product, "stage": beat.stage, "bytes_done": beat.done, "bytes_total": beat.total}
@@ -274,6 +348,7 @@ def progress_json(snapshot: ProgressSnapshot, now: datetime) -> dict[str, object
         ],
         "products_per_hour": None if rate is None else round(rate, 1),
         "eta": None if end is None else end.astimezone(UTC).isoformat(timespec="seconds"),
+        "cost": None if snapshot.cost is None else {"spent_eur": round(snapshot.spent_eur, 6), **snapshot.cost.rounded()},
     }
 
 
@@ -285,25 +360,44 @@ def short_name(name: str) -> str:
     return name if len(name) <= 20 else f"{name[:10]}…{name[-8:]}"
 
 
+def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    return dict(sum((Counter(one) for one in counts), Counter()))
+
+
 def _running_text(beat: Heartbeat) -> str:
     share = "" if beat.share is None else f" {beat.share:.0%}".replace("%", " %")
     return f"{short_name(beat.product)} {beat.stage}{share}"
 
 
-def _read_heartbeat(place: Place) -> Heartbeat | None:
+def read_heartbeat(place: Place, listing: Listing) -> Heartbeat | None:
+    """Return one heartbeat as ``listing`` knows it; None when there is none, or none that makes sense.
+
+    Raises: as ``read_heartbeats``.
+    """
+    found = listing.get(place)
+    return _read_heartbeat((place, found.modified)) if found else None
+
+
+def _read_heartbeat(found: tuple[Place, float]) -> Heartbeat | None:
+    """Return a heartbeat with its times by the clock that it was modified by; None when it is gone or malformed.
+
+    Raises: UnknownStateError: it cannot be read.
+    """
+    place, modified = found
     try:
         body = json.loads(place.read_bytes())
+        ahead = modified - float(body["updated"])
         return Heartbeat(
             stage=str(body["stage"]),
             product=str(body["product"]),
             done=int(body["done"]),
             total=int(body["total"]),
-            started=float(body["started"]),
-            updated=float(body["updated"]),
+            started=float(body["started"]) + ahead,
+            updated=modified,
             pid=int(body["pid"]),
             host=str(body["host"]),
         )
-    except (FileNotFoundError, ZarrmillError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -13,9 +13,11 @@ SCHEMAS: dict[type, str] = {
     PlanRecord: "zarrmill/plan/1",
     ConvertReceipt: "zarrmill/convert/1",
     ValidationReport: "zarrmill/validate/1",
-    FailureRecord: "zarrmill/failure/1",
+    FailureRecord: "zarrmill/failure/2",
 }
 """Record type to the name in its ``schema`` field."""
+READ_TOO: dict[type, tuple[str, ...]] = {FailureRecord: ("zarrmill/failure/1",)}
+"""Older schemas that are still read: what they lack has a default."""
 
 
 def dumps(value: object) -> str:
@@ -59,7 +61,7 @@ def parse_record[R](kind: type[R], data: bytes, place: str) -> R:
     try:
         body: dict[str, Any] = json.loads(data)
         schema = body.pop("schema", None)
-        if schema != SCHEMAS[kind]:
+        if schema not in (SCHEMAS[kind], *READ_TOO.get(kind, ())):
             raise ConfigError(f"{place}: schema {schema!r}, expected {SCHEMAS[kind]!r}; remove it, plan again", kind="manifest")
         return _adapter(kind).validate_python(body)
     except (json.JSONDecodeError, UnicodeDecodeError, ValidationError, AttributeError) as error:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from zarrmill.errors import SourceError
 from zarrmill.io.blosc import HEADER_BYTES, BloscChunk, can_decode_ranges, header
 from zarrmill.io.objects import MissingObjectError, Objects
+from zarrmill.io.source_nodes import nodes_v2, nodes_v3
 from zarrmill.model import SourceArray, SourceTree
 
 Missing = Callable[[str], None]
@@ -57,82 +58,11 @@ def parse_tree(objects: Objects, key: str, raw: bytes) -> SourceTree:
     """
     format_ = 2 if key == ".zmetadata" else 3
     try:
-        groups, arrays = (_parse_v2 if format_ == 2 else _parse_v3)(json.loads(raw))
+        groups, arrays = (nodes_v2 if format_ == 2 else nodes_v3)(json.loads(raw))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         found = f"{len(raw)} bytes that are not whole consolidated metadata ({error!r})"
         raise SourceError(f"{objects.href}/{key}: {found}; report it to the provider", kind="metadata") from error
     return SourceTree(format_, hashlib.sha256(raw).hexdigest(), dict(sorted(groups.items())), dict(sorted(arrays.items())))
-
-
-type _Nodes = tuple[dict[str, Mapping[str, Any]], dict[str, SourceArray]]
-
-
-def _parse_v2(document: dict[str, Any]) -> _Nodes:
-    metadata = document["metadata"]
-    groups = {key[: -len(".zgroup")].rstrip("/"): metadata.get(key[: -len(".zgroup")] + ".zattrs", {})
-              for key in metadata if key.rpartition("/")[2] == ".zgroup"}  # fmt: skip
-    arrays = {}
-    for key, node in metadata.items():
-        if key.rpartition("/")[2] != ".zarray":
-            continue
-        path = key[: -len("/.zarray")]
-        attributes = dict(metadata.get(f"{path}/.zattrs", {}))
-        shape = tuple(node["shape"])
-        arrays[path] = SourceArray(
-            path=path,
-            shape=shape,
-            dtype=_dtype(node["dtype"]),
-            chunks=tuple(node["chunks"]),
-            dims=tuple(attributes.get("_ARRAY_DIMENSIONS", [f"dim_{i}" for i in range(len(shape))])),
-            fill_value=node["fill_value"],
-            attributes=attributes,
-            encoding=node,
-        )
-        _check_array(arrays[path])
-    if "" not in groups:
-        raise KeyError(".zgroup")
-    return groups, arrays
-
-
-def _parse_v3(document: dict[str, Any]) -> _Nodes:
-    nodes = document["consolidated_metadata"]["metadata"]
-    groups: dict[str, Mapping[str, Any]] = {"": document.get("attributes", {})}
-    arrays = {}
-    for path, node in nodes.items():
-        attributes = node.get("attributes", {})
-        if node["node_type"] == "group":
-            groups[path] = attributes
-            continue
-        shape = tuple(node["shape"])
-        first = node["codecs"][0]
-        grid = first if first["name"] == "sharding_indexed" else node["chunk_grid"]
-        arrays[path] = SourceArray(
-            path=path,
-            shape=shape,
-            dtype=_dtype(node["data_type"]),
-            chunks=tuple(grid["configuration"]["chunk_shape"]),
-            dims=tuple(node.get("dimension_names") or [f"dim_{i}" for i in range(len(shape))]),
-            fill_value=node["fill_value"],
-            attributes=attributes,
-            encoding=node,
-        )
-        _check_array(arrays[path])
-    return groups, arrays
-
-
-def _check_array(array: SourceArray) -> None:
-    """Raise ValueError when what the metadata says of an array cannot all be true."""
-    if not len(array.shape) == len(array.chunks) == len(array.dims) or 0 in array.chunks:
-        raise ValueError(f"{array.path}: shape {array.shape}, chunks {array.chunks} and dimensions {array.dims} disagree")
-    is_integer = array.dtype != "string" and np.dtype(array.dtype).kind in "iu"
-    if is_integer and not (array.fill_value is None or isinstance(array.fill_value, int)):
-        raise ValueError(f"{array.path}: fill value {array.fill_value!r} in {array.dtype}")
-
-
-def _dtype(name: Any) -> str:
-    if isinstance(name, dict) or name == "string" or str(name).lstrip("<>|=").startswith(("U", "O")):
-        return "string"
-    return str(np.dtype(name).str)
 
 
 class Rows(Protocol):
@@ -161,7 +91,7 @@ class ChunkRows:
 
     def __init__(self, objects: Objects, array: SourceArray, on_missing: Missing, columns: tuple[int, int] | None = None) -> None:
         node = array.encoding
-        self._columns = columns or (0, array.shape[-1])
+        self._columns = columns or (0, array.shape[-1] if array.shape else 1)
         self._objects, self._array, self._on_missing = objects, array, on_missing
         self._dtype = np.dtype(node["dtype"])
         self._separator: str = node.get("dimension_separator", ".")
@@ -184,7 +114,7 @@ class ChunkRows:
     def read(self, plane: int, start: int, stop: int) -> NDArray[Any]:
         height, (first, last) = self._array.shape[-2], self._columns
         chunk_y, chunk_x = self._array.chunks[-2:]
-        out = np.empty((min(stop, height) - start, last - first), self._dtype)
+        out = np.empty((min(stop, height) - start, last - first), self._array.dtype)
         position = start
         while position < min(stop, height):
             row = position // chunk_y
@@ -225,15 +155,23 @@ class ChunkRows:
             return BloscChunk(data, self._dtype)
         return self._decode_whole(key, data)
 
-    def read_single(self) -> NDArray[Any]:
-        """Return an array of any dimensions that is stored as one chunk; the fill value where the chunk is missing."""
-        key = f"{self._array.path}/" + self._separator.join("0" * len(self._array.shape))
-        try:
-            data = self._objects.get(key)
-        except MissingObjectError:
-            fill = self._array.fill_value
-            return np.full(self._array.shape, 0 if fill is None else fill, self._dtype)
-        return self._decode_whole(key, data)[tuple(slice(size) for size in self._array.shape)]
+    def read_all(self) -> NDArray[Any]:
+        """Return an array of any dimensions whole; the fill value where a chunk is missing."""
+        fill = self._array.fill_value
+        out = np.full(self._array.shape, 0 if fill is None else fill, self._array.dtype)
+        counts = [math.ceil(size / chunk) for size, chunk in zip(self._array.shape, self._array.chunks, strict=True)]
+        for index in np.ndindex(*counts):
+            key = f"{self._array.path}/" + (self._separator.join(map(str, index)) or "0")
+            try:
+                data = self._objects.get(key)
+            except MissingObjectError:
+                self._on_missing(key)
+                continue
+            first = [i * chunk for i, chunk in zip(index, self._array.chunks, strict=True)]
+            region = tuple(slice(i, i + chunk) for i, chunk in zip(first, self._array.chunks, strict=True))
+            inside = tuple(slice(size - i) for i, size in zip(first, self._array.shape, strict=True))
+            out[region] = self._decode_whole(key, data)[inside]
+        return out
 
     def _chunk_bytes(self) -> int:
         return math.prod(self._array.chunks) * int(self._dtype.itemsize)
@@ -349,19 +287,23 @@ def open_v3(objects: Objects, array: SourceArray) -> Any:
     return zarr.open_array(store=objects.zarr_store(), path=array.path, mode="r", zarr_format=3)
 
 
-def read_whole(objects: Objects, array: SourceArray) -> NDArray[Any]:
-    """Return a small array whole, in the source's dtype (text as NumPy strings); a missing chunk is its fill value.
+def read_whole(objects: Objects, array: SourceArray, on_missing: Missing | None = None) -> NDArray[Any]:
+    """Return a small array whole, in its dtype (text as NumPy strings); a missing chunk is its fill value.
 
+    ``on_missing`` is told the keys of chunks that a v2 array does not have; in v3 a chunk of fill values is not written.
     Raises: SourceError: a chunk cannot be decoded.
     """
-    is_number = array.dtype != "string" and np.dtype(array.dtype).kind in "iufb"
-    one_chunk = array.shape and all(size <= chunk for size, chunk in zip(array.shape, array.chunks, strict=True))
-    if array.encoding["zarr_format"] == 2 and is_number and one_chunk:  # without zarr-python, which takes 0.3 s to import
-        return ChunkRows(objects, array, lambda key: None).read_single()
+    on_missing = on_missing or (lambda key: None)
+    is_v2 = array.encoding["zarr_format"] == 2
+    if is_v2 and array.dtype != "string" and np.dtype(array.dtype).kind in "iufb":  # zarr-python takes 0.3 s to import
+        return ChunkRows(objects, array, on_missing).read_all()
     import warnings
 
     import zarr
 
+    for key in _v2_keys(array) if is_v2 else ():
+        if not objects.exists(key):
+            on_missing(key)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zarr warns of dtypes whose v3 form is not final; the source is as it is
         handle = zarr.open_array(store=objects.zarr_store(), path=array.path, mode="r")

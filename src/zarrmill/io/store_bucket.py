@@ -11,15 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
-import structlog
-
 from zarrmill.config import Codec
 from zarrmill.errors import StoreError
 from zarrmill.io import bucket as buckets
 from zarrmill.io.journal import believed, signed
 from zarrmill.io.lease import Lease
 from zarrmill.io.objects import Objects
-from zarrmill.io.upload import Upload, Uploads, md5
+from zarrmill.io.upload import Upload, Uploads, abort_open, md5
 from zarrmill.io.written import Entry, Part, Written
 
 _READ_BYTES = 8 << 20
@@ -32,8 +30,9 @@ class BucketWriter:
 
     keeps_parts = False
 
-    def __init__(self, href: str, codec: Codec) -> None:
-        self.href, self.codec, self._identity = href, codec, ""
+    def __init__(self, href: str, codec: Codec, storage_class: str | None = None) -> None:
+        """``storage_class`` of the objects; None is that of the settings."""
+        self.href, self.codec, self._identity, self._class = href, codec, "", storage_class
         settings = buckets.settings()
         self.buffer_bytes = (settings.max_concurrency + _N_OPEN) * settings.part_mb << 20
         self._bucket, self._prefix = buckets.split(href)
@@ -56,7 +55,7 @@ class BucketWriter:
         Raises: StoreError: another process still writes this store after ``wait_s``, or the bucket cannot be used.
         """
         self._entries = self._lease.take(wait_s)
-        self._uploads = Uploads(self._bucket, self._prefix, self._lease.check)
+        self._uploads = Uploads(self._bucket, self._prefix, self._lease.check, self._class)
         try:
             yield
         except BaseException:
@@ -106,7 +105,7 @@ class BucketWriter:
         uploads = self._under_way()
         uploads.wait()
         whole = tuple(Written(item.key, item.n_bytes, item.sha256, uploads.tag(item)) for item in written)
-        self._abort_leftovers()
+        abort_open(self._bucket, self._prefix)  # left by attempts that were killed
         with buckets.writing(self.href):
             there = self._list()
         self._compare(there, whole)
@@ -136,21 +135,6 @@ class BucketWriter:
             if self.root() != root:
                 text = f"{self.href}: was sealed meanwhile with another root; move it away, then run again"
                 raise StoreError(text, kind="denied") from None
-
-    def _abort_leftovers(self) -> None:
-        """Throw away uploads that killed attempts left open below the store."""
-        uploads = self._under_way()
-        try:
-            pages = uploads.client.get_paginator("list_multipart_uploads")
-            found = pages.paginate(Bucket=self._bucket, Prefix=f"{self._prefix}/")
-            items = [item for page in found for item in page.get("Uploads", ())]
-        except buckets.failures() as error:
-            structlog.get_logger().warning("open uploads not listed", store=self.href, reason=str(error)[:300])
-            return
-        left = [(item["Key"].removeprefix(f"{self._prefix}/"), item["UploadId"]) for item in items]
-        kept = [key for key, upload_id in left if not uploads.abort(key, upload_id)]
-        if kept:
-            structlog.get_logger().warning("open uploads not aborted", store=self.href, n=len(kept), first=kept[0])
 
     def _delete(self, keys: list[str]) -> None:
         uploads = self._under_way()

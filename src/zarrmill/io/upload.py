@@ -12,6 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
+import structlog
+
 from zarrmill.errors import StoreError
 from zarrmill.io import bucket as buckets
 from zarrmill.io.written import Written
@@ -20,10 +22,14 @@ from zarrmill.io.written import Written
 class Uploads:
     """Objects on their way to the keys below one prefix."""
 
-    def __init__(self, bucket: str, prefix: str, check: Callable[[], None]) -> None:
-        """``check`` is called before each request and raises when this process must not write any more."""
+    def __init__(self, bucket: str, prefix: str, check: Callable[[], None], storage_class: str | None = None) -> None:
+        """``check`` is called before each request and raises when this process must not write any more.
+
+        ``storage_class`` of the objects; None is that of the settings.
+        """
         self.bucket, self.prefix, self._check = bucket, prefix, check
         self.settings = buckets.settings()
+        self._class = storage_class or self.settings.storage_class
         self.client = buckets.client(bucket)
         self._pool = ThreadPoolExecutor(self.settings.max_concurrency, thread_name_prefix="upload")
         # As many places as threads: no task ever queues, so one may wait for another that was submitted before it.
@@ -131,7 +137,7 @@ class Uploads:
 
     def storage(self) -> dict[str, str]:
         """Return the arguments that new objects are made with."""
-        return {"StorageClass": self.settings.storage_class} if self.settings.storage_class else {}
+        return {"StorageClass": self._class} if self._class else {}
 
     def put(self, key: str, data: bytes) -> str:
         """Write one object in one request and return its entity tag."""
@@ -223,6 +229,24 @@ class Upload:
     def release(self) -> None:
         """Forget an object that will not be finished; ``Uploads.close`` aborts what was sent of it."""
         self._buffer = bytearray()
+
+
+def abort_open(bucket: str, prefix: str) -> None:
+    """Throw away uploads below ``prefix`` that were never completed; a service that refuses is told of, no more."""
+    client, place = buckets.client(bucket), f"s3://{bucket}/{prefix}"
+    try:
+        pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=f"{prefix}/")
+        left = [(item["Key"], item["UploadId"]) for page in pages for item in page.get("Uploads", ())]
+    except buckets.failures() as error:
+        structlog.get_logger().warning("open uploads not listed", place=place, reason=str(error)[:300])
+        return
+    for key, upload_id in left:
+        try:
+            client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
+        except buckets.failures() as error:
+            if buckets.reason_of(error)[0] != "absent":
+                structlog.get_logger().warning("open uploads not aborted", place=place, n=len(left), first=key)
+                return
 
 
 def md5(data: bytes) -> bytes:

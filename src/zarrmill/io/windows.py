@@ -200,7 +200,7 @@ class _PieceLines:
             found = piece.decode(start * row_bytes, (start + bottom - top) * row_bytes)
         except ValueError as error:
             raise self._corrupt((row, column), error) from error
-        return found.view(dtype).reshape(-1, chunk_x)[:, :width]
+        return found.view(self._array.encoding["dtype"]).reshape(-1, chunk_x)[:, :width]
 
     def _open(self, chunk: tuple[int, int]) -> BloscPieces | None:
         n_bytes = math.prod(self._array.chunks) * np.dtype(self._array.dtype).itemsize

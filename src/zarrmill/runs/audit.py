@@ -1,23 +1,22 @@
-"""``audit`` and ``clean``: receipts against stores and back, from names alone; removing what belongs to no run.
+"""``audit``: receipts against stores and back, from names alone.
 
 A store belongs to a run when a target below ``state_root`` has its name. Runs that keep their state elsewhere are not seen, so
-stores that they share with this one look like orphans here: nothing is removed without being asked for, nor while it is young.
+stores that they share with this one look like orphans here; ``zarrmill.runs.clean`` is careful for that reason.
 """
 
-import shutil
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from zarrmill.config import Settings
-from zarrmill.errors import StoreError
 from zarrmill.io.listing import Listing
 from zarrmill.io.places import Place, place_of, together
 
 SUFFIX, JOURNAL = ".zarr", ".zarr.journal"
 N_ASKED = 32
 """Stores that are asked at once."""
+
+TARGETS = ("convert", "plan")
+"""Stages whose targets name a store."""
 
 NO_COLLECTIONS = frozenset({"catalog", "failed", "logs", "progress", "report"})
 """Folders of a run that hold no targets."""
@@ -46,6 +45,8 @@ class Found:
 class Audit:
     """Stores against receipts."""
 
+    n_stores: int
+    """Sealed or not."""
     n_sealed: int
     n_receipts: int
     found: tuple[Found, ...]
@@ -74,45 +75,21 @@ def audit(settings: Settings) -> Audit:
     known = {*stores, *plans}
     journals = (name for name in names if name.endswith(JOURNAL) and name.removesuffix(".journal") not in known)
     found += [Found("leftover", root / name) for name in journals]
-    return Audit(len(sealed), len(receipts), tuple(found))
+    return Audit(len(stores), len(sealed), len(receipts), tuple(found))
 
 
-def young(found: Sequence[Found], older_than_s: float) -> set[Found]:
-    """Return what was changed within the last ``older_than_s`` seconds. Raises: UnknownStateError: it cannot be listed."""
-    limit = time.time() - older_than_s
-    return {one for one in found if any(when > limit for when in _times(one.place))}
-
-
-def remove(found: Found) -> None:
-    """Remove one store, or journal: first its root, so that nobody takes the rest for a product, then everything below.
-
-    Raises: StoreError: it cannot be removed; UnknownStateError: it cannot be listed.
-    """
-    with suppress(FileNotFoundError):
-        (found.place / "zarr.json").unlink()
-    beside = found.place.parent / f"{found.place.name}.journal"
-    for place in (found.place, beside):
-        if place.local is None:
-            for _ in together(Place.unlink, [key for key, _ in Listing(place).below(place)], N_ASKED):
-                pass
-            continue
-        try:
-            if place.local.is_dir():
-                shutil.rmtree(place.local)
-            else:
-                place.local.unlink(missing_ok=True)
-        except OSError as error:
-            raise StoreError(f"{place}: cannot remove: {error.strerror}; check path and rights", kind="denied") from error
+def runs_below(root: Place, stores: Place) -> Iterator[Place]:
+    """Yield the folder of every run below a state root. Raises: UnknownStateError: it cannot be listed."""
+    for name in Listing(root).folders(root):
+        folder = root / name
+        if not name.startswith("_") and folder.href.rstrip("/") != stores.href.rstrip("/"):
+            yield folder
 
 
 def _named(settings: Settings, stores: Place) -> tuple[set[str], set[str]]:
     """Return the stores that conversion receipts and plan records of all runs name, as keys below the store root."""
-    root = place_of(settings.state_root)
-    named: dict[str, set[str]] = {"convert": set(), "plan": set()}
-    for run in Listing(root).folders(root):
-        folder = root / run
-        if folder.href.rstrip("/") == stores.href.rstrip("/"):
-            continue
+    named: dict[str, set[str]] = {stage: set() for stage in TARGETS}
+    for folder in runs_below(place_of(settings.state_root), stores):
         listing = Listing(folder)
         for collection in listing.folders(folder):
             if collection in NO_COLLECTIONS:
@@ -134,10 +111,3 @@ def _stores(root: Place) -> Iterator[str]:
             for name in (*listing.folders(folder), *listing.files(folder)):
                 if name.endswith((SUFFIX, JOURNAL)):
                     yield f"{collection}/{day}/{name}"
-
-
-def _times(place: Place) -> Iterator[float]:
-    if place.local is not None and place.local.is_file():
-        yield place.local.stat().st_mtime
-    for _, facts in Listing(place).below(place):
-        yield facts.modified

@@ -1,19 +1,17 @@
 """``backfill``: a range of days, cut into shards, each planned and run by Snakemake; running it again goes on.
 
 Thin over ``zarrmill plan`` and ``snakemake``: every shard is a run of its own, named ``<backfill>-<number>``, that all other
-verbs know. Where the range was cut is kept in ``<state_root>/<backfill>/backfill.json`` by the first driver, so that a rerun and
-the drivers of an indexed Job have the same shards. What a shard reached is read from its state, never from Snakemake's output.
+verbs know, see ``zarrmill.runs.cuts``. What a shard reached is read from its state, never from Snakemake's output.
 """
 
-import json
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from functools import partial
 
-from zarrmill.config import Settings, load_recipes
-from zarrmill.core.shards import Shard, cut
+from zarrmill.config import Settings
+from zarrmill.core.shards import Shard
 from zarrmill.errors import (
     EXIT_BOUND,
     EXIT_FAILED,
@@ -21,18 +19,19 @@ from zarrmill.errors import (
     EXIT_NOTHING,
     EXIT_OK,
     EXIT_UNKNOWN,
-    ConfigError,
+    ZarrmillError,
 )
 from zarrmill.io.manifest import read_manifest
-from zarrmill.io.places import Place, place_of
-from zarrmill.io.progress import ProgressSnapshot, collect_progress
-from zarrmill.io.record import dumps
-from zarrmill.io.state import State
-from zarrmill.runs.failures import record_killed
-from zarrmill.runs.part import Command, Part
-from zarrmill.stages.plan import count_days
+from zarrmill.io.places import place_of
+from zarrmill.io.progress import ProgressSnapshot, collect_progress, together
+from zarrmill.io.state import PRODUCT_STAGES, State
+from zarrmill.prices import Cost, euros
+from zarrmill.runs import canary as verdicts
+from zarrmill.runs.cuts import of_run, runs_of
+from zarrmill.runs.failures import named_state
+from zarrmill.runs.part import GOOD, Command, Part
+from zarrmill.runs.planned import read_planned
 
-SCHEMA = "zarrmill/backfill/1"
 LOOK_S = 2.0
 """Seconds between two looks at state on disk."""
 LOOK_REMOTE_S = 20.0
@@ -46,11 +45,25 @@ class Bounds:
     products: int | None = None
     """Products in the manifests of the shards that were begun, those that were done before too; the last shard is cut to fit."""
     failures: int | None = None
-    """Products that failed."""
+    """Products that failed since this command began; what failed before is tried again."""
     consecutive_failures: int | None = None
-    """Products that failed after the last one that was finished."""
+    """The same, of those that failed after the last one that was finished."""
     deadline_s: float | None = None
     """Seconds since the start."""
+    cost_eur: float | None = None
+    """Planned cost of the products in the manifests of the shards that were begun; like ``products``, and cut as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """Products that must succeed before anything else is begun."""
+
+    n: int = 0
+    """The first ones of the first shard; 0 for none."""
+    awaited: bool = False
+    """Another driver has the first shard: its verdict is waited for."""
+    session: str = ""
+    """What tells the drivers that were started together from others, see ``zarrmill.runs.canary``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,83 +77,48 @@ class Outcome:
     ok: int
     failed: dict[str, int]
     broken: tuple[str, ...]
-    """Shards that ended with an error of their own, with the log that says why and its end: the machine may be gone soon."""
-
-
-def shards_of(settings: Settings, first: date, last: date, n_products: int, *, keep: bool = True) -> tuple[Shard, ...]:
-    """Return the shards of a backfill: those that were cut before, or, the first time, cut now by what the catalogue lists.
-
-    Args: keep: write down where the range was cut.
-    Raises: ConfigError: the backfill of that name was cut over another range; as ``plan`` where the catalogue is read.
-    """
-    place = _place(settings)
-    known = _read(place)
-    if known is None:
-        counts = count_days(settings, load_recipes(settings))
-        shards = cut(counts, first, last, n_products)
-        if not keep or place.create(dumps(_document(settings, shards)).encode()):
-            return shards
-        known = _read(place) or shards  # another driver was first
-    if (known[-1].first, known[0].last) != (first, last):
-        text = f"{place}: this backfill covers {known[-1].first} to {known[0].last}, not {first} to {last}; take another --name"
-        raise ConfigError(text, kind="usage")
-    return known
-
-
-def runs_of(settings: Settings) -> tuple[str, ...]:
-    """Return the runs that a name stands for: the shards of a backfill that were planned, else the run itself.
-
-    Raises: UnknownStateError: the state cannot be read.
-    """
-    known = _read(_place(settings))
-    if known is None:
-        return (settings.run,)
-    names = (run_name(settings, index) for index in range(len(known)))
-    return tuple(name for name in names if _state(settings, name).manifest.exists())
+    """Shards that ended with an error of their own, with the log that says why."""
+    cost: Cost | None = None
+    """Planned cost of ``total`` products; None when no prices are known."""
+    spent_eur: float = 0.0
+    """Planned cost of ``ok`` products."""
 
 
 def standing(settings: Settings) -> ProgressSnapshot:
-    """Return where a run, or all shards of a backfill that were planned, stand, from state alone.
+    """Return where a run, or all shards of a backfill that were planned, stand, from state alone; nothing is written.
 
     Raises: ConfigError: nothing was planned; UnknownStateError: the state cannot be read.
     """
     seen = []
     for run in runs_of(settings):
-        state = _state(settings, run)
+        state = State.of(of_run(settings, run))
         products = read_manifest(state.manifest)
-        record_killed(state, products, run)
-        seen.append(collect_progress(state, products))
-    return _together(seen, None)
-
-
-def run_name(settings: Settings, index: int) -> str:
-    """Return the name of the run of one shard."""
-    return f"{settings.run}-{index:04d}"
+        seen.append(collect_progress(state, products, planned=read_planned(state, products)))
+    return together(seen)
 
 
 def backfill(
     settings: Settings,
-    shards: Sequence[tuple[int, Shard]],
+    shards: Sequence[tuple[str, Shard]],
     command: Command,
     bounds: Bounds,
     *,
     n_at_once: int = 1,
-    canary: int = 0,
+    canary: Canary = Canary(),
     show: Callable[[ProgressSnapshot], None] = lambda snapshot: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
     """Plan and run shards, up to ``n_at_once`` at a time, until they are through or a bound ends it cleanly.
 
-    Args: settings: ``run`` is the name of the backfill; shards: with their numbers, in order; canary: products of the first
-        shard that must succeed before anything else is begun, 0 for none; show: told where the backfill stands, now and then.
+    Args: settings: ``run`` is the name of the backfill; shards: with the names of their runs, in order; show: told where it
+        stands, now and then; say: told what is waited for.
+    Raises: UnknownStateError: the place of the state cannot be asked for its time, or there is no verdict on the canary;
+        CapacityError, StoreError: the verdict cannot be written.
     """
     driver = _Driver(settings, command, bounds, n_at_once, show)
-    if canary and shards:
-        driver.drive(shards[:1], canary)
-        if not driver.reason and driver.failed_or_broken:
-            driver.reason = f"the canary of {canary} products failed"
-    if not driver.reason:
-        driver.parts.clear()  # the canary's products belong to the first shard
-        driver.drive(shards, None)
+    if driver.may_begin(shards, canary, say):
+        driver.drive([partial(driver.begin, run, shard) for run, shard in shards])
+        driver.settle()
     return driver.outcome()
 
 
@@ -155,17 +133,51 @@ class _Driver:
         self.reason = ""
         self.interrupted = False
         self._began = time.monotonic()
-        self._started = time.time()
-        self._look_s = LOOK_REMOTE_S if place_of(settings.state_root).remote else LOOK_S
+        root = place_of(settings.state_root)
+        self._started = root.now()
+        self._look_s = LOOK_REMOTE_S if root.remote else LOOK_S
 
-    def drive(self, shards: Sequence[tuple[int, Shard]], limit: int | None) -> None:
-        """Work through shards until they are done or a bound is met."""
-        waiting, active = deque(shards), list[Part]()
+    def may_begin(self, shards: Sequence[tuple[str, Shard]], canary: Canary, say: Callable[[str], None]) -> bool:
+        """Return whether the canary lets everything else begin: try it, or wait for the driver that does."""
+        if not canary.n or not shards:
+            return True
+        if canary.awaited:
+            wait_s = min(verdicts.WAIT_S, self.bounds.deadline_s or verdicts.WAIT_S)
+            verdict = verdicts.await_verdict(self.settings, canary.session, wait_s, say)
+            if not verdict.ok:
+                self.reason = (
+                    f"{verdict.reason} ({verdict.when}, in another driver); when it is mended, run the first shard again"
+                )
+            return verdict.ok
+        tried = self._try_out(*shards[0], canary.n)
+        if tried is not None:
+            verdicts.give(self.settings, canary.session, "" if tried else self.reason)
+        return tried is True and not self.reason
+
+    def _try_out(self, run: str, shard: Shard, n: int) -> bool | None:
+        """Plan a shard in full, build its first ``n`` products alone, return whether that went well; None: it cannot be told."""
+        self.drive([partial(self.begin, run, shard, plan_only=True)])
+        for part in [part for part in self.parts if part.code in GOOD and not self.reason]:
+            canary = self.command.targets(run, _first_targets(of_run(self.settings, run), n), shard)
+            self.drive([partial(part.go_on, canary)])
+        if self.interrupted:
+            return None
+        if self._failed_at() or self._broken():
+            if all(part.code == EXIT_UNKNOWN for part in self.parts):
+                return None  # an outage says nothing of the products
+            logs = ", ".join(f"{part.log}" for part in self.parts)
+            self.reason = self.reason or f"the canary of {n} products failed; see `zarrmill failures {run}` and {logs}"
+            return False
+        return None if self.reason else True
+
+    def drive(self, waiting: Iterable[Callable[[], Part | None]]) -> None:
+        """Begin and work through parts, some at once, until they are done or a bound is met."""
+        waiting, active = deque(waiting), list[Part]()
         looked = float("-inf")
         try:
             while waiting or active:
                 while waiting and len(active) < self.n_at_once and not self.reason:
-                    part = self._begin(*waiting[0], limit)
+                    part = waiting[0]()
                     if part is None:
                         break
                     waiting.popleft()
@@ -184,14 +196,9 @@ class _Driver:
         except KeyboardInterrupt:
             self._interrupt(active)
 
-    @property
-    def failed_or_broken(self) -> bool:
-        """Whether anything went wrong so far."""
-        return bool(self.snapshot().n_failed or self._broken())
-
     def snapshot(self) -> ProgressSnapshot:
         """Return where all shards that were begun stand together."""
-        return _together([part.seen for part in self.parts], self._started)
+        return together([part.seen for part in self.parts], self._started)
 
     def outcome(self) -> Outcome:
         """Return how it ended; the exit code says the worst that happened."""
@@ -207,19 +214,56 @@ class _Driver:
             code = EXIT_FAILED
         else:
             code = EXIT_OK if now.total else EXIT_NOTHING
-        return Outcome(code, self.reason, now.total, now.ok, dict(now.failed), tuple(broken))
+        return Outcome(code, self.reason, now.total, now.ok, dict(now.failed), tuple(broken), now.cost, now.spent_eur)
 
-    def _begin(self, index: int, shard: Shard, limit: int | None) -> Part | None:
-        if self.bounds.products is not None:
-            left = self.bounds.products - self.snapshot().total
-            if left <= 0:
-                self.reason = f"{self.bounds.products} products were begun (--max-products); raise it to go on"
+    def settle(self) -> None:
+        """Tell of a bound that cut the last shard."""
+        self.reason = self.reason or self._full(more=False)
+
+    def _full(self, *, more: bool) -> str:
+        """Return why no further product may be begun; empty when one may, or when none was left out. ``more``: shards wait."""
+        bounds, now = self.bounds, self.snapshot()
+        cut = {name for part in self.parts if part.planned for name in part.planned.bounds}
+        eur = now.cost.eur if now.cost else 0.0
+        if bounds.cost_eur is not None and ("max_cost_eur" in cut or (more and eur >= bounds.cost_eur)):
+            planned = f"{now.total} products with a planned cost of {euros(eur)} were begun"
+            return f"{planned}, the next would exceed {euros(bounds.cost_eur)} (--max-cost); raise it to go on"
+        if bounds.products is not None and now.total >= bounds.products and (more or "limit" in cut):
+            return f"{bounds.products} products were begun (--max-products); raise it to go on"
+        return ""
+
+    def _all_planned(self) -> bool:
+        """Whether the plan of every shard that was begun is known; none is waited for that ended without."""
+        for part in self.parts:
+            if part.code is None and part.is_planned and part.planned is None:
+                part.look()
+        return all(part.planned is not None or part.code is not None for part in self.parts)
+
+    def begin(self, run: str, shard: Shard, *, plan_only: bool = False) -> Part | None:
+        """Begin a shard, or go on after its canary; None when a bound is met, or cannot be told before plans at work are made."""
+        for part in self.parts:
+            if part.run == run:
+                return part.go_on(self.command.run(run, shard))
+        bounds, limit, cost_eur = self.bounds, None, None
+        if bounds.products is not None or bounds.cost_eur is not None:
+            if not self._all_planned():
                 return None
-            limit = min(limit or left, left)
-        run = run_name(self.settings, index)
-        state = _state(self.settings, run)
-        steps = deque([self.command.plan(run, shard, limit), self.command.run(run, shard)])
-        part = Part(run, state, steps, self.command.logs / f"{run}.log")
+            self.reason = self._full(more=True)
+            if self.reason:
+                return None
+            now = self.snapshot()
+            if bounds.products is not None:
+                limit = bounds.products - now.total
+            if bounds.cost_eur is not None:
+                cost_eur = bounds.cost_eur - (now.cost.eur if now.cost else 0.0)
+        steps = deque([self.command.plan(run, shard, limit, cost_eur)])
+        if not plan_only:
+            steps.append(self.command.run(run, shard))
+        part = Part(run, State.of(of_run(self.settings, run)), steps, self.command.logs / f"{run}.log")
+        try:
+            part.take_up()
+        except ZarrmillError as error:
+            part.end(error)
         self.parts.append(part)
         return part
 
@@ -228,9 +272,10 @@ class _Driver:
         if self.reason:
             return
         now, bounds = self.snapshot(), self.bounds
-        in_a_row = sum(when > (now.finished[-1] if now.finished else 0) for when in now.failed_at)
-        if bounds.failures is not None and now.n_failed >= bounds.failures:
-            self.reason = f"{now.n_failed} products failed (--max-failures)"
+        failed_at = self._failed_at()
+        in_a_row = sum(when > (now.finished[-1] if now.finished else 0) for when in failed_at)
+        if bounds.failures is not None and len(failed_at) >= bounds.failures:
+            self.reason = f"{len(failed_at)} products failed (--max-failures)"
         elif bounds.consecutive_failures is not None and in_a_row >= bounds.consecutive_failures:
             self.reason = f"{in_a_row} products failed one after another (--max-consecutive-failures)"
         elif bounds.deadline_s is not None and time.monotonic() - self._began > bounds.deadline_s:
@@ -249,63 +294,17 @@ class _Driver:
         for part in active:
             part.look()
 
+    def _failed_at(self) -> list[float]:
+        """Return when products failed in this session."""
+        return [when for part in self.parts for when in part.failed_at]
+
     def _broken(self) -> list[str]:
         """Return shards that ended with an error that no product's failure explains."""
-        good = (None, EXIT_OK, EXIT_NOTHING)
-        return [
-            f"{part.run}: {part.log}{part.last_words()}"
-            for part in self.parts
-            if part.code not in good and not part.seen.n_failed and not self.reason
-        ]
+        ended = [part for part in self.parts if part.code not in (None, *GOOD)]
+        return [f"{part.run}: {part.log}: {part.last_words()}" for part in ended if not part.failed_at and not self.reason]
 
 
-def parse_day(text: str) -> date:
-    """Return a date like 2025-01-31, or today (UTC) for ``today``. Raises: ConfigError: it is neither."""
-    if text == "today":
-        return datetime.now(UTC).date()
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"day {text!r} is not a date like 2025-01-31, nor today", kind="usage") from None
-
-
-def _together(seen: Sequence[ProgressSnapshot], since: float | None) -> ProgressSnapshot:
-    return ProgressSnapshot(
-        total=sum(one.total for one in seen),
-        ok=sum(one.ok for one in seen),
-        failed=dict(sum((Counter(one.failed) for one in seen), Counter())),
-        running=tuple(beat for one in seen for beat in one.running),
-        stages=dict(sum((Counter(one.stages) for one in seen), Counter())),
-        finished=tuple(sorted(when for one in seen for when in one.finished)),
-        since=since,
-        failed_at=tuple(sorted(when for one in seen for when in one.failed_at)),
-    )
-
-
-def _state(settings: Settings, run: str) -> State:
-    return State.of(settings.model_copy(update={"run": run}))
-
-
-def _place(settings: Settings) -> Place:
-    return State.of(settings).root / "backfill.json"
-
-
-def _document(settings: Settings, shards: Sequence[Shard]) -> dict[str, object]:
-    rows = [
-        {"run": run_name(settings, index), "first": f"{one.first}", "last": f"{one.last}", "n_listed": one.n_listed}
-        for index, one in enumerate(shards)
-    ]
-    return {"schema": SCHEMA, "name": settings.run, "shards": rows}
-
-
-def _read(place: Place) -> tuple[Shard, ...] | None:
-    """Return the shards that were written down; None when there are none."""
-    try:
-        rows = json.loads(place.read_bytes())["shards"]
-        return tuple(
-            Shard(date.fromisoformat(row["first"]), date.fromisoformat(row["last"]), int(row["n_listed"])) for row in rows
-        )
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{place}: not a {SCHEMA} record ({error}); move it away", kind="manifest") from error
+def _first_targets(settings: Settings, n: int) -> list[str]:
+    """Return the last targets of the first ``n`` products of a manifest. Raises: as ``read_manifest``."""
+    named = named_state(settings)
+    return [named.target(PRODUCT_STAGES[-1], one).href for one in read_manifest(State.of(settings).manifest)[:n]]

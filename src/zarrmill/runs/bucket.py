@@ -8,9 +8,12 @@ import structlog
 from zarrmill.config import Settings
 from zarrmill.core.bucket_rules import Kept, Rule, Rules, dangers, differs, is_ours, kept_in, merged, same, wanted_rules
 from zarrmill.errors import ConfigError, StoreError, UnknownStateError
-from zarrmill.io.bucket_rules import KINDS, enable_versioning, read_list, read_versioning, write_list
+from zarrmill.io import bucket as buckets
+from zarrmill.io.bucket_rules import KINDS, enable_versioning, overwrites, read_list, read_versioning, write_list
 
 log = structlog.get_logger(__name__)
+
+_TWO_WRITERS = "two processes could write one store or drive one run at a time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +69,13 @@ def setup(state: BucketState) -> None:
 
 
 def guard(settings: Settings) -> None:
-    """Let a run start unless a bucket would lose data; costs two requests a bucket.
+    """Let a run start unless a bucket would lose data; costs two requests a bucket and one or two a service.
 
     Rules that may not be read (rights, or a service without them) are told in the log and stop nothing.
-    Raises: ConfigError: data would be lost; the message says where and how; UnknownStateError: no answer, no
-        such bucket, or rules that must be known may not be read.
+    Raises: ConfigError: data would be lost, or two processes could write one store; the message says where and how;
+        UnknownStateError: no answer, no such bucket, or rules that must be known may not be read.
     """
+    _check_conditions(kept_in(settings.state_root, settings.store_root))
     for kept in kept_in(settings.state_root, settings.store_root):
         wanted = wanted_rules(settings.bucket_rules, kept)
         found = Rules(versioning=True)
@@ -90,8 +94,30 @@ def guard(settings: Settings) -> None:
             log.warning("bucket without versioning", bucket=kept.bucket, help="zarrmill bucket setup")
 
 
+def _check_conditions(places: Sequence[Kept]) -> None:
+    """Raise ConfigError where a service lets an object be written twice; a service is asked once, where its driver may write."""
+    asked: set[str | None] = set()
+    for kept in sorted(places, key=lambda one: one.state is None):
+        service = buckets.endpoint_url(kept.bucket)
+        if service in asked:
+            continue
+        try:
+            fault = overwrites(kept.bucket, kept.prefixes[0] if kept.state is None else kept.state)
+        except StoreError as error:
+            if error.kind != "denied":
+                raise UnknownStateError(f"{error.message}; nothing was decided", kind="outage") from error
+            log.warning("not known whether a bucket keeps one writer", bucket=kept.bucket, reason=error.message)
+            continue
+        if fault:
+            raise ConfigError(f"s3://{kept.bucket}: {fault}; {_TWO_WRITERS}; use another service", kind="bucket")
+        asked.add(service)
+
+
 def _looked(settings: Settings, kept: Kept) -> BucketState:
     wanted = wanted_rules(settings.bucket_rules, kept)
     lists = {kind: tuple(read_list(kept.bucket, kind)) for kind in KINDS}
     found = Rules(versioning=read_versioning(kept.bucket), **lists)
-    return BucketState(kept, found, wanted, tuple(dangers(found, wanted, kept, settings.bucket_rules)))
+    told = dangers(found, wanted, kept, settings.bucket_rules)
+    faults = [fault for prefix in kept.prefixes if (fault := overwrites(kept.bucket, prefix))]
+    told += [f"{fault}; {_TWO_WRITERS}; use another service" for fault in faults[:1]]
+    return BucketState(kept, found, wanted, tuple(told))

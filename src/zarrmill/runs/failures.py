@@ -1,20 +1,21 @@
 """``failures``: what stands between a run and its end, from its state alone."""
 
-import time
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from itertools import count
 
 from zarrmill.config import Settings
+from zarrmill.core.excerpt import excerpt, secrets_of
 from zarrmill.core.failures import FailureGroup, group_failures
-from zarrmill.errors import CODES, CapacityError, ConfigError
+from zarrmill.errors import CapacityError, ConfigError, advice, help_of
+from zarrmill.io.failed import keep_failure, tail_of
 from zarrmill.io.listing import Listing
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.places import Place, together
 from zarrmill.io.progress import Heartbeat, read_all_heartbeats
-from zarrmill.io.record import read_record, record_text
+from zarrmill.io.record import read_record
 from zarrmill.io.state import PRODUCT_STAGES, Failure, Failures, State
 from zarrmill.model import FailureRecord, Json, Measured, Product
 
@@ -72,27 +73,39 @@ def named_state(settings: Settings) -> State:
 
 
 def failures_json(settings: Settings, groups: Sequence[FailureGroup]) -> dict[str, Json]:
-    """Return failures for machines: every group with what to do about each of its codes."""
-    told = [{**asdict(one), "advice": {variant.code: advice(variant.code) for variant in one.variants}} for one in groups]
+    """Return failures for machines: every group with what to do about each of its codes, and where that is told at length."""
+    told = [
+        {
+            **asdict(one),
+            "advice": {variant.code: advice(variant.code) for variant in one.variants},
+            "help": {variant.code: help_of(variant.code) for variant in one.variants},
+        }
+        for one in groups
+    ]
     return {"schema": SCHEMA, "run": settings.run, "n": sum(one.n for one in groups), "groups": told}
 
 
-def advice(code: str) -> str:
-    """Return what to do about an error code."""
-    return CODES.get(code, "No error of zarrmill's. Read the log; report it with the log.")
-
-
-def record_killed(state: State, products: Sequence[Product], run: str) -> int:
+def record_killed(
+    state: State,
+    products: Sequence[Product],
+    run: str,
+    *,
+    listing: Listing | None = None,
+    beats: Sequence[Heartbeat] | None = None,
+) -> int:
     """Leave a failure record for every job that ended without one, and return how many there were.
 
     A job that is killed (out of memory, evicted, by hand) cannot write a record, but leaves its heartbeat. Nothing is written
     about a job that may live: on this machine its process is gone, on another it has been silent for long.
-    Raises: UnknownStateError: the state cannot be listed; CapacityError, StoreError: a record cannot be written.
+    Args: listing, beats: what was listed and read a moment ago, to spare the requests.
+    Raises: UnknownStateError: the state cannot be listed, or a heartbeat not be read; CapacityError, StoreError: a record
+        cannot be written.
     """
-    now, listing = time.time(), Listing(state.root)
+    listing = listing or Listing(state.root)
     failures, by_name = Failures(state, listing), {product.name: product for product in products}
-    n_written = 0
-    for beat in read_all_heartbeats(state, listing):
+    n_written, beats = 0, read_all_heartbeats(state, listing) if beats is None else beats
+    now = state.root.now() if beats else 0.0
+    for beat in beats:
         product = by_name.get(beat.product)
         if product is None or not beat.dead(now) or listing.get(state.target(beat.stage, product)):
             continue
@@ -111,21 +124,21 @@ def _write_killed(state: State, product: Product, beat: Heartbeat, run: str, kno
         f"{beat.total} bytes; expected a target or a failure record; killed from outside, most often for its memory",
         kind="killed",
     )
-    for attempt in count(first):
-        record = FailureRecord(
-            run=run,
-            stage=beat.stage,
-            product=product,
-            failure_class=error.failure_class,
-            code=error.code,
-            message=error.message,
-            when=datetime.fromtimestamp(beat.updated, UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-            log=state.log(beat.stage, product).href,
-            findings=(),
-            measured=Measured(attempt=attempt),
-        )
-        if state.failure(error.failure_class, product, beat.stage, attempt).create(record_text(record).encode()):
-            return
+    log = state.log(beat.stage, product)
+    record = FailureRecord(
+        run=run,
+        stage=beat.stage,
+        product=product,
+        failure_class=error.failure_class,
+        code=error.code,
+        message=error.message,
+        when=datetime.fromtimestamp(beat.updated, UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        log=log.href,
+        findings=(),
+        measured=Measured(attempt=first),
+        excerpt=excerpt(tail_of(log.local), secrets_of(os.environ)),
+    )
+    keep_failure(record, state)
 
 
 def _standing(state: State, products: Sequence[Product], listing: Listing) -> Iterable[Failure]:

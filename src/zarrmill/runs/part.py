@@ -5,20 +5,23 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
 from zarrmill.core.shards import Shard
-from zarrmill.errors import EXIT_NOTHING, EXIT_OK, ZarrmillError
+from zarrmill.errors import EXIT_NOTHING, EXIT_OK, ConfigError, ZarrmillError
+from zarrmill.io.listing import Listing
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.process import die_with_parent
-from zarrmill.io.progress import ProgressSnapshot, collect_progress
+from zarrmill.io.progress import Planned, ProgressSnapshot, collect_progress, read_all_heartbeats
 from zarrmill.io.state import State
 from zarrmill.runs.failures import record_killed
+from zarrmill.runs.planned import read_planned
 
-N_LAST_LINES = 15
-"""Lines of a shard's log that are told when it did not end well."""
+GOOD = (EXIT_OK, EXIT_NOTHING)
+"""Exit codes of a step that did what it was to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +36,24 @@ class Command:
     """Snakefile; None takes Snakemake's default."""
     logs: Path = Path(".snakemake/backfill")
     """Folder on this machine for what Snakemake prints."""
+    order: str | None = None
+    """``newest`` or ``oldest`` first; None leaves it to the configuration."""
 
-    def plan(self, run: str, shard: Shard, limit: int | None) -> list[str]:
-        """Return the command that plans a shard."""
+    def plan(self, run: str, shard: Shard, limit: int | None, max_cost_eur: float | None) -> list[str]:
+        """Return the command that plans a shard, of at most ``limit`` products and so many EUR."""
         size = ["--limit", f"{limit}"] if limit else []
+        size += ["--max-cost", f"{max_cost_eur}"] if max_cost_eur else []
+        size += ["--order", self.order] if self.order else []
         base = [sys.executable, "-m", "zarrmill", "plan", "--config", str(self.config)]
         return [*base, "--run", run, "--datetime", shard.datetime, *size]
 
     def run(self, run: str, shard: Shard) -> list[str]:
         """Return the command that runs a shard's manifest."""
-        return [*self._snakemake(), "--config", f"run={run}", f"source={json.dumps({'datetime': shard.datetime})}"]
+        return self.targets(run, (), shard)
 
-    def targets(self, run: str, targets: Sequence[str]) -> list[str]:
-        """Return the command that makes targets of a run."""
-        return [*self._snakemake(*targets), "--config", f"run={run}"]
+    def targets(self, run: str, targets: Sequence[str], shard: Shard | None = None) -> list[str]:
+        """Return the command that makes targets of a run, of a shard's manifest when one is given."""
+        return [*self._snakemake(*targets), "--config", f"run={run}", *(_source(shard) if shard else ())]
 
     def _snakemake(self, *targets: str) -> list[str]:
         folder = Path("profiles") / self.profile
@@ -63,11 +70,37 @@ class Part:
     state: State
     steps: deque[list[str]]
     log: Path
+    since: float = 0.0
+    """When this session took the shard up, seconds since the epoch by the clock of its state: older failures are not its own."""
     code: int | None = None
     """Exit code of the step that ended the shard; None while it is at work."""
     process: "subprocess.Popen[bytes] | None" = None
     out: IO[bytes] | None = None
     seen: ProgressSnapshot = field(default_factory=lambda: ProgressSnapshot(0, 0))
+    planned: Planned | None = None
+    """What its plan says; None until it was looked at after the plan was made."""
+    plans: bool = True
+    """Whether the first step, the plan, is still to be made."""
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether the plan is made, or never will be."""
+        return not self.plans or self.code is not None
+
+    @property
+    def failed_at(self) -> tuple[float, ...]:
+        """When products failed in this session, seconds since the epoch, ascending."""
+        return tuple(when for when in self.seen.failed_at if when >= self.since)
+
+    def take_up(self) -> None:
+        """Tell what earlier sessions left from what this one will do: jobs that died in them get their records before it begins.
+
+        Raises: UnknownStateError: the state cannot be read.
+        """
+        with suppress(ConfigError):  # a manifest that is malformed is planned again
+            if self.state.manifest.exists():
+                record_killed(self.state, read_manifest(self.state.manifest), self.run)
+        self.since = self.state.root.now()
 
     def advance(self) -> bool:
         """Start the next step when none runs, take its exit code when it ended; return whether the shard is at work."""
@@ -76,7 +109,8 @@ class Part:
             if code is None:
                 return True
             self._closed()
-            if code not in (EXIT_OK, EXIT_NOTHING) or not self.steps or self._empty():
+            self.plans = False
+            if code not in GOOD or not self.steps or self._empty():
                 self.code = code if self.code is None else self.code
                 return False
         if not self.steps:
@@ -93,6 +127,13 @@ class Part:
         )
         return True
 
+    def go_on(self, step: list[str]) -> "Part":
+        """Take another step when those before ended well and there are products."""
+        if self.code in GOOD and not self._empty():
+            self.code = None
+            self.steps.append(step)
+        return self
+
     def stop(self) -> None:
         """Ask for a clean end: what is at work is finished, nothing new is begun."""
         self.steps.clear()
@@ -104,34 +145,49 @@ class Part:
         try:
             if self.state.manifest.exists():
                 products = read_manifest(self.state.manifest)
-                record_killed(self.state, products, self.run)
-                self.seen = collect_progress(self.state, products)
+                listing = Listing(self.state.root)
+                beats = read_all_heartbeats(self.state, listing)
+                if record_killed(self.state, products, self.run, listing=listing, beats=beats):
+                    listing = Listing(self.state.root)
+                planned = self.planned or read_planned(self.state, products)
+                self.planned = planned if self.is_planned else None  # a plan of before is still there while a new one is made
+                self.seen = collect_progress(self.state, products, planned=planned, listing=listing, beats=beats)
         except ZarrmillError as error:
             self.note(f"state not read: {error}")
 
+    def end(self, error: ZarrmillError) -> None:
+        """Go no further because of an error."""
+        self.note(f"{error}")
+        self.code = error.exit_code
+        self.steps.clear()
+
     def note(self, text: str) -> None:
         """Add a line to the log."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("a") as out:
             out.write(f"backfill: {text}\n")
 
     def last_words(self) -> str:
-        """Return the end of the log, each line indented on a line of its own."""
+        """Return the last line of the log."""
         try:
-            lines = self.log.read_text(errors="replace").splitlines()
+            lines = self.log.read_text(errors="replace").split("\n")
         except OSError:
             return ""
-        return "".join(f"\n    {line}" for line in [line for line in lines if line.strip()][-N_LAST_LINES:])
+        return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
 
     def _empty(self) -> bool:
         """Return whether nothing was planned; a manifest that cannot be read ends the shard with the error's code."""
         try:
             return not read_manifest(self.state.manifest)
         except ZarrmillError as error:
-            self.note(f"{error}")
-            self.code = error.exit_code
+            self.end(error)
             return True
 
     def _closed(self) -> None:
         if self.out is not None:
             self.out.close()
         self.process = self.out = None
+
+
+def _source(shard: Shard) -> list[str]:
+    return [f"source={json.dumps({'datetime': shard.datetime})}"]

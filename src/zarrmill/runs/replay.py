@@ -37,6 +37,7 @@ def prepare(settings: Settings, records: Sequence[FailureRecord], *, write: bool
             "ids": tuple(sorted({product_id for _, product_id in wanted})),
             "datetime": None,
             "limit": None,
+            "max_cost_eur": None,
             "min_age_hours": 0.0,
         }
     )

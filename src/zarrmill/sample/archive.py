@@ -1,25 +1,31 @@
-"""A whole archive of samples: products over several days, with a static STAC catalogue of them.
+"""A whole archive of samples: products over several days, of any kind, with a static STAC catalogue of them.
 
 ::
 
     <root>/products/<id>.zarr                the products
     <root>/items/<id>.json                   one STAC item each; hrefs relative to this file
-    <root>/<collection>/collection.json      sentinel-2-l2a, sentinel-2-l1c
+    <root>/<collection>/collection.json      sentinel-2-l2a, sentinel-2-l1c, sentinel-1-l1-grd
     <root>/catalog.json                      links to the collections
     <root>/items.json                        all items as one FeatureCollection; hrefs relative to this file
 """
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 from zarrmill.errors import ConfigError
 from zarrmill.sample.attrs import Attrs
 from zarrmill.sample.build import build_product
-from zarrmill.sample.items import collection_id, item
-from zarrmill.sample.spec import Layout, Pixels, SampleSpec, SwathEdge, product_id
+from zarrmill.sample.items import item
+from zarrmill.sample.s1 import Form, GrdScene, GrdSpec, build_grd, control_points, grd_item, grd_product_id
+from zarrmill.sample.spec import MIN_SIZE_PX, Layout, Pixels, SampleSpec, SwathEdge, product_id
 
+Kind = Literal["s2", "grd", "all"]
+"""Which products an archive has: Sentinel-2 L2A and L1C in turn, Sentinel-1 GRD, or both."""
+Specs = tuple[SampleSpec | GrdSpec, ...]
 START = date(2025, 1, 13)
 _LOOKS: tuple[tuple[str, int, SwathEdge, float, float], ...] = (
     ("S2B", 97, "west", 0.08, 1.0),
@@ -75,6 +81,28 @@ def _spec(day: int, k: int, start: date, *, size_px: int, layout: Layout, pixels
     )
 
 
+def radar_specs(*, size_px: int, n_days: int, products_per_day: int, form: Form, start: date = START) -> tuple[GrdSpec, ...]:
+    """Specs of Sentinel-1 GRD products of ``size_px`` lines and samples; those of a day lie one after the other along the orbit.
+
+    Raises: ConfigError: no day, no product a day, or fewer than 60 pixels.
+    """
+    if n_days < 1 or products_per_day < 1 or size_px < MIN_SIZE_PX:
+        found = f"n_days {n_days}, products_per_day {products_per_day}, size_px {size_px}"
+        raise ConfigError(f"sample archive: {found}, expected at least 1, 1 and {MIN_SIZE_PX}; change the arguments")
+    first = GrdSpec(shape=(size_px, size_px), form=form)
+    (longitude, latitude), along = first.centre, size_px * first.spacing_m / 111_000
+    return tuple(
+        replace(
+            first,
+            acquired=datetime.combine(start + timedelta(day), first.acquired.timetz()) + timedelta(seconds=25 * k),
+            centre=(longitude, latitude + along * k),
+            seed=day * products_per_day + k,
+        )
+        for day in range(n_days)
+        for k in range(products_per_day)
+    )
+
+
 def build_archive(
     root: Path,
     *,
@@ -84,35 +112,44 @@ def build_archive(
     layout: Layout = "5490",
     start: date = START,
     pixels: Pixels = "real",
+    kind: Kind = "s2",
+    form: Form = "flat",
 ) -> Path:
     """Build products and catalogue under ``root`` and return the path of ``items.json``.
 
-    Products that are there are kept, the catalogue is written anew for the specs of this call.
-    Raises: ConfigError: see ``archive_specs`` and ``build_product``.
+    ``layout`` and ``pixels`` are for Sentinel-2, ``form`` is for Sentinel-1; ``all`` has ``products_per_day`` of each.
+    Raises: ConfigError: see ``archive_specs``, ``radar_specs`` and ``build_product``.
     """
-    specs = archive_specs(
-        size_px=size_px,
-        n_days=n_days,
-        products_per_day=products_per_day,
-        layout=layout,
-        start=start,
-        pixels=pixels,
-    )
+    numbers = {"size_px": size_px, "n_days": n_days, "products_per_day": products_per_day}
+    specs: Specs = ()
+    if kind != "grd":
+        specs += archive_specs(**numbers, layout=layout, start=start, pixels=pixels)
+    if kind != "s2":
+        specs += radar_specs(**numbers, form=form, start=start)
+    return build_all(specs, root)
+
+
+def build_all(specs: Iterable[SampleSpec | GrdSpec], root: Path) -> Path:
+    """Build products and their catalogue under ``root`` and return the path of ``items.json``.
+
+    Products that are there are kept, the catalogue is written anew for these specs.
+    """
+    specs = tuple(specs)
     for spec in specs:
-        build_product(spec, root / "products")
+        build_grd(spec, root / "products") if isinstance(spec, GrdSpec) else build_product(spec, root / "products")
     return write_catalogue(specs, root)
 
 
-def write_catalogue(specs: Iterable[SampleSpec], root: Path) -> Path:
+def write_catalogue(specs: Iterable[SampleSpec | GrdSpec], root: Path) -> Path:
     """Write items, collections, catalogue and ``items.json`` for products built under ``root/products``."""
     specs = tuple(specs)
-    gaps = {product_id(specs[-1])} if len(specs) >= _NULL_CLOUD_FROM else set()
+    optical = [spec for spec in specs if isinstance(spec, SampleSpec)]
+    gaps = {product_id(optical[-1])} if len(optical) >= _NULL_CLOUD_FROM else set()
     by_collection: dict[str, list[Attrs]] = {}
     features = []
     for spec in specs:
-        name = product_id(spec)
         alone = _item(spec, root, "../products", gaps)
-        collection = collection_id(spec)
+        name, collection = alone["id"], alone["collection"]
         alone["links"] = [
             _link("collection", f"../{collection}/collection.json"),
             _link("parent", f"../{collection}/collection.json"),
@@ -128,7 +165,9 @@ def write_catalogue(specs: Iterable[SampleSpec], root: Path) -> Path:
     return _write(root / "items.json", together)
 
 
-def _item(spec: SampleSpec, root: Path, folder: str, gaps: set[str]) -> Attrs:
+def _item(spec: SampleSpec | GrdSpec, root: Path, folder: str, gaps: set[str]) -> Attrs:
+    if isinstance(spec, GrdSpec):
+        return grd_item(spec, GrdScene({}, *control_points(spec)), f"{folder}/{grd_product_id(spec)}.zarr")
     store = f"{product_id(spec)}.zarr"
     one = item(spec, root / "products" / store, f"{folder}/{store}")
     if one["id"] in gaps:
@@ -159,7 +198,7 @@ def _collection(name: str, found: list[Attrs]) -> Attrs:
 def _catalogue(collections: list[str]) -> Attrs:
     children = [_link("child", f"./{name}/collection.json") for name in collections]
     return {
-        "description": "Sample archive made by zarrmill.sample from one real Sentinel-2 patch.",
+        "description": "Sample archive made by zarrmill.sample: one real Sentinel-2 patch, synthetic Sentinel-1 speckle.",
         "id": "zarrmill-sample",
         "links": [_link("root", "./catalog.json"), *children],
         "stac_version": "1.1.0",

@@ -1,8 +1,5 @@
 """Build one sample product."""
 
-import os
-import shutil
-import tempfile
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +17,7 @@ from zarrmill.sample.scene import DETECTORS, Scene, UInt8Array, true_colour
 from zarrmill.sample.spec import RESOLUTIONS_M, SampleSpec, product_id
 from zarrmill.sample.structure import ANGLE_STEP_M, Structure, n_angles, structure
 from zarrmill.sample.v3 import V3Writer
-from zarrmill.sample.writer import V2Writer
+from zarrmill.sample.writer import V2Writer, finished_folder
 
 N_THREADS = 2
 _TCI = ("b04", "b03", "b02")
@@ -47,23 +44,16 @@ def build_product(spec: SampleSpec, root: Path) -> Path:
     target = root / f"{product_id(spec)}.zarr"
     if target.exists():
         return target
-    root.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.stem}-", dir=root))
-    try:
-        # Two pools: blocks of a scene must not queue behind the chunks that wait for room.
-        with ThreadPoolExecutor(N_THREADS) as encoders, ThreadPoolExecutor(N_THREADS) as painters:
-            tree = structure(spec)
-            writer: Writer = (
-                V3Writer(work, spec, tree, encoders)
-                if spec.layout == "v3"
-                else V2Writer(work, tree, encoders, separator_is_explicit=spec.layout == "5490")
-            )
-            _fill(spec, tree, writer, painters)
-        work.chmod(0o755)
-        os.replace(work, target)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
+    # Two pools: blocks of a scene must not queue behind the chunks that wait for room.
+    pools = ThreadPoolExecutor(N_THREADS), ThreadPoolExecutor(N_THREADS)
+    with finished_folder(target) as work, pools[0] as encoders, pools[1] as painters:
+        tree = structure(spec)
+        writer: Writer = (
+            V3Writer(work, spec, tree, encoders)
+            if spec.layout == "v3"
+            else V2Writer(work, tree, encoders, separator_is_explicit=spec.layout == "5490")
+        )
+        _fill(spec, tree, writer, painters)
     return target
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from zarrmill.sample.attrs import Attrs
 from zarrmill.sample.structure import ArrayDef, Structure
-from zarrmill.sample.writer import V2Writer
+from zarrmill.sample.writer import V2Writer, finished_folder
 
 Form = Literal["grid", "flat"]
 Data = NDArray[Any]  # Any: every dtype of a product
@@ -125,12 +125,15 @@ def grd_product_id(spec: GrdSpec) -> str:
 def build_grd(spec: GrdSpec, root: Path, scene: GrdScene | None = None) -> Path:
     """Write a product to ``<root>/<product id>.zarr`` and return its path; without ``scene`` its pixels are synthetic.
 
+    A product that is there already is left as it is; the store is built in a hidden folder and renamed when complete.
     Raises: ValueError: a scene's polarisations or shape are not those of ``spec``.
     """
     scene = scene or synthetic_scene(spec)
     if tuple(scene.dn) != spec.polarisations or any(dn.shape != spec.shape for dn in scene.dn.values()):
         raise ValueError(f"scene has {list(scene.dn)} of {[dn.shape for dn in scene.dn.values()]}, the spec {spec}")
     path = root / f"{grd_product_id(spec)}.zarr"
+    if path.exists():
+        return path
     values: dict[str, tuple[ArrayDef, Data]] = {}
     for name in spec.polarisations:
         for definition, data in _tree(spec, scene, name):
@@ -140,9 +143,8 @@ def build_grd(spec: GrdSpec, root: Path, scene: GrdScene | None = None) -> Path:
         parts = key.split("/")[:-1]
         groups.update({"/".join(parts[:k]): {} for k in range(1, len(parts) + 1)})
     groups |= {_group(spec, name): {"other_metadata": {"title": f"sample {name}"}} for name in spec.polarisations}
-    path.mkdir(parents=True)
-    with ThreadPoolExecutor(1) as pool:
-        writer = V2Writer(path, Structure({k: d for k, (d, _) in values.items()}, groups), pool, separator_is_explicit=False)
+    with finished_folder(path) as work, ThreadPoolExecutor(1) as pool:
+        writer = V2Writer(work, Structure({k: d for k, (d, _) in values.items()}, groups), pool, separator_is_explicit=False)
         for key, (_, data) in values.items():
             writer.put(key, data)
         writer.close(_root(spec, scene))
@@ -324,19 +326,19 @@ def _properties(spec: GrdSpec) -> Attrs:
     }
 
 
-def grd_item(spec: GrdSpec, scene: GrdScene, product: Path) -> Attrs:
-    """STAC item of a product, as the catalogue serves it."""
+def grd_item(spec: GrdSpec, scene: GrdScene, href: str) -> Attrs:
+    """STAC item of a product, as the catalogue serves it; ``href`` is the store's root as seen from the item's file."""
     ring = _footprint(scene)
     xs, ys = [p[0] for p in ring], [p[1] for p in ring]
     return {
         "type": "Feature",
         "stac_version": "1.1.0",
         "stac_extensions": [],
-        "id": product.stem,
+        "id": grd_product_id(spec),
         "collection": "sentinel-1-l1-grd",
         "bbox": [min(xs), min(ys), max(xs), max(ys)],
         "geometry": {"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
         "properties": {**_properties(spec), "datetime": _properties(spec)["start_datetime"]},
-        "assets": {"product": {"href": str(product), "type": "application/vnd+zarr", "roles": ["data", "metadata"]}},
+        "assets": {"product": {"href": href, "type": "application/vnd+zarr", "roles": ["data", "metadata"]}},
         "links": [],
     }

@@ -6,9 +6,13 @@ threads stores its blocks in the order in which they finish.)
 
 import itertools
 import json
+import os
+import shutil
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,20 @@ PENDING_BYTES = 256 * 2**20
 SPLIT_BYTES = 8 * 2**20
 """Arrays beyond this are encoded one chunk a task, smaller ones in one task."""
 Data = NDArray[Any]  # Any: every dtype of a product
+
+
+@contextmanager
+def finished_folder(target: Path) -> Iterator[Path]:
+    """Give a hidden folder beside ``target`` that is renamed to it when the block ends well, and removed when not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.stem}-", dir=target.parent))
+    try:
+        yield work
+        work.chmod(0o755)
+        os.replace(work, target)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
 
 
 class Encoders:

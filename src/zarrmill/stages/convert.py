@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from zarrmill import FORMAT_VERSION
-from zarrmill.config import Recipe, Source
+from zarrmill.config import Pixels, Recipe, Source
 from zarrmill.core import conventions as cv
+from zarrmill.core.array_plans import is_mandatory
 from zarrmill.core.blocks import column_bands, n_workers, stripe_rows
 from zarrmill.core.grid import centres, grid_from_centres
-from zarrmill.core.layout import GRD_TYPES, level_groups, source_crs, source_layout, store_plan
+from zarrmill.core.layout import GRD_TYPES, check_type, level_groups, source_crs, source_layout, store_plan
 from zarrmill.core.layout_s1 import grd_plan, needed_arrays
 from zarrmill.core.resample import coarser_levels
 from zarrmill.core.warp import Run, WarpedImages, image_groups
@@ -44,7 +45,7 @@ from zarrmill.io.store_bucket import BucketWriter
 from zarrmill.io.takeover import take_over
 from zarrmill.io.windows import WindowedArray
 from zarrmill.io.written import Entry, Written
-from zarrmill.model import ConvertReceipt, Finding, Grid, Product, RasterTask, Severity, SourceTree, StorePlan, Taken
+from zarrmill.model import ConvertReceipt, Finding, Grid, Product, RasterTask, Severity, SourceArray, SourceTree, StorePlan, Taken
 
 Progress = Callable[[int, int], None]
 """Told decoded bytes done and in all."""
@@ -64,7 +65,7 @@ def convert(
 ) -> ConvertReceipt:
     """Convert ``product`` and return the receipt of its sealed store.
 
-    ``fetch`` says how its pixels come here; without it they are read from their host.
+    ``fetch`` says how its pixels come here, where the recipe does not; without it they are read from their host.
     A sealed store of this name is verified and adopted, never written again. An unsealed one is continued.
     Raises: SourceError, CapacityError, StoreError: see ``zarrmill.errors``; the store is then not sealed.
     """
@@ -77,7 +78,7 @@ def convert(
         if adopted:
             writer.remove_journal()  # left by a kill right after the seal
         else:
-            with opened(product.href, product.source_fingerprint, fetch) as objects:
+            with opened(product.href, product.source_fingerprint, fetch and recipe.reading(fetch)) as objects:
                 tree = _planned_tree(objects, product, meter)
                 plan = plan_store(objects, tree, product.product_type, recipe)
                 workers = n_workers(plan, threads, recipe.memory_mb, writer.buffer_bytes)
@@ -100,8 +101,9 @@ def plan_store(objects: Objects, tree: SourceTree, product_type: str, recipe: Re
 
     Raises: SourceError: the source is not what its product type has, or its coordinates are not a regular grid.
     """
+    check_type(tree, product_type)
     if product_type in GRD_TYPES:
-        values = {path: read_whole(objects, tree.arrays[path]) for path in needed_arrays(tree, recipe.pixels)}
+        values = {path: _needed(objects, tree.arrays[path]) for path in needed_arrays(tree, recipe.pixels)}
         return grd_plan(tree, recipe.pixels, values)
     layout = source_layout(product_type)
     crs = source_crs(tree)
@@ -118,7 +120,7 @@ def _writer(store_root: str, product: Product, recipe: Recipe) -> Writer:
         return StoreWriter(root / product.store_path, recipe.pixels.codec)
     if not store_root.startswith("s3://"):
         raise StoreError(f"{store_root}: stores are written to local folders and to s3://; change store_root", kind="denied")
-    return BucketWriter(f"{store_root.rstrip('/')}/{product.store_path}", recipe.pixels.codec)
+    return BucketWriter(f"{store_root.rstrip('/')}/{product.store_path}", recipe.pixels.codec, recipe.storage_class)
 
 
 def _planned_tree(objects: Objects, product: Product, meter: Meter) -> SourceTree:
@@ -142,6 +144,16 @@ def _identity(product: Product, recipe: Recipe, tree: SourceTree) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+def _needed(objects: Objects, array: SourceArray) -> NDArray[Any]:
+    """Return a small array without which nothing can be placed. Raises: SourceError: a chunk is not there."""
+
+    def missing(key: str) -> None:
+        found = f"{objects.href}: array {array.path}: chunk {key} is not there, without it no pixel has a place"
+        raise SourceError(f"{found}; report it to the provider", kind="missing")
+
+    return read_whole(objects, array, missing)
+
+
 def _group_grid(objects: Objects, tree: SourceTree, path: str, metres: int, crs: str) -> Grid:
     axes = []
     for name in ("x", "y"):
@@ -150,7 +162,7 @@ def _group_grid(objects: Objects, tree: SourceTree, path: str, metres: int, crs:
             raise SourceError(
                 f"{path}: no one-dimensional {name}; the grid cannot be known; report it to the provider", kind="layout"
             )
-        axes.append(read_whole(objects, array).astype(np.float64))
+        axes.append(_needed(objects, array).astype(np.float64))
     try:
         return grid_from_centres(axes[0], axes[1], metres, crs)
     except ValueError as error:
@@ -182,7 +194,7 @@ class _Conversion:
         written = self._write_pixels()
         meter.step("pixels")
         small, documents = SmallObjects(self._writer, self._finished), self._documents()
-        written += self._write_copies(small)
+        written += self._write_copies(small, recipe.pixels)
         written += self._write_coordinates(small)
         written += [small.write(f"{path}/zarr.json", _json(node)) for path, node in sorted(documents.items())]
         digest = tree_digest((item.key, item.n_bytes, item.sha256) for item in written)
@@ -307,10 +319,11 @@ class _Conversion:
             self._done += n_bytes
             self._on_progress(self._done, self._total)
 
-    def _write_copies(self, small: SmallObjects) -> list[Written]:
+    def _write_copies(self, small: SmallObjects, pixels: Pixels) -> list[Written]:
         written = []
         for source, plan in self._plan.copies:
-            written += small.write_array(plan, read_whole(self._objects, source))
+            copy = Taken(source, plan, is_mandatory(source.path, pixels))
+            written += small.write_array(plan, read_whole(self._objects, source, partial(self._missing, copy)))
             self._advance(source.n_bytes)
         return written
 

@@ -13,7 +13,6 @@ from datetime import UTC, date, datetime
 from functools import partial
 from itertools import batched
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import structlog
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,9 +21,10 @@ from rich.table import Table
 from rich.text import Text
 
 from zarrmill.config import Recipe, Settings, product_digest
-from zarrmill.core.entries import Entry, entry_of_item, entry_of_row, key_of_row, label
+from zarrmill.core.cost import limits, n_within
+from zarrmill.core.entries import Entry, entry_of_item, entry_of_row, key_of_row, label, public_address
 from zarrmill.core.estimate import Estimate, estimate, read_tree
-from zarrmill.core.planned import PlanResult, Row
+from zarrmill.core.planned import PlanResult, Row, in_order
 from zarrmill.core.planning import STORE_GONE, TO_DO, Facts, PlanClass, classify, distinct, entry_skip, key_skip, ordered
 from zarrmill.errors import SourceError, UnknownStateError
 from zarrmill.io.builds import Builds, drop_receipts, latest_failure, older_build, read_builds
@@ -38,6 +38,7 @@ from zarrmill.io.source import read_metadata
 from zarrmill.io.state import PRODUCT_STAGES, Failures, State
 from zarrmill.io.targets import keep_bucket
 from zarrmill.model import PlanRecord, Product
+from zarrmill.prices import Prices, euros, load_prices
 
 __all__ = ["PlanResult", "count_days", "merge_plan", "plan", "print_plan", "write_plan"]
 
@@ -86,9 +87,10 @@ def plan(settings: Settings, recipes: Mapping[str, Recipe], *, now: datetime | N
     """Decide on every product that the catalogue lists; write nothing.
 
     Args: recipes: recipe by product type; now: what ``min_age_hours`` counts from, the present when not given.
-    Raises: ConfigError: the catalogue's address, kind or collections are wrong; CatalogError: it refused or is not STAC;
-        UnknownStateError: catalogue, hosts or state cannot be read to their end.
+    Raises: ConfigError: the price list, or the catalogue's address, kind or collections are wrong; CatalogError: the catalogue
+        refused or is not STAC; UnknownStateError: catalogue, hosts or state cannot be read to their end.
     """
+    prices = load_prices(settings)
     draft = _listed(settings, now or datetime.now(UTC))
     log.info("catalogue read", n_entries=len(draft.entries), n_left_out=len(draft.rows))
     chosen = _chosen(draft, settings, recipes)
@@ -100,12 +102,13 @@ def plan(settings: Settings, recipes: Mapping[str, Recipe], *, now: datetime | N
         else:
             known.append(answer)
     log.info("sources read", n_known=len(known))
+    known = _paid_for(known, draft, settings, prices)
     draft.rows.extend(_decided(known, settings))
-    rows = _sorted(draft.rows, settings.source.order)
+    rows = in_order(draft.rows, settings.source.order)
     kept = {(row.collection, row.product_id) for row in rows if row.product is not None}
     return PlanResult(
         run=settings.run,
-        catalogue=_public(settings.source.catalogue),
+        catalogue=public_address(settings.source.catalogue),
         order=settings.source.order,
         threads=settings.threads,
         rows=tuple(rows),
@@ -113,6 +116,8 @@ def plan(settings: Settings, recipes: Mapping[str, Recipe], *, now: datetime | N
         n_repeated=draft.n_repeated,
         n_missing_cloud_cover=len(draft.missing_cloud_cover),
         ids_not_found=tuple(sorted(set(settings.source.ids) - draft.listed)),
+        prices=prices,
+        limits=limits([one.product for one in known], prices, settings) if prices else (),
     )
 
 
@@ -289,6 +294,18 @@ def _inspected(entry: Entry, settings: Settings, recipes: Mapping[str, Recipe]) 
     return _Known(entry, product, size.zarr_format)
 
 
+def _paid_for(known: list[_Known], draft: _Draft, settings: Settings, prices: Prices | None) -> list[_Known]:
+    """Return the products that ``max_cost_eur`` pays for, from the first; the others become rows."""
+    most = settings.source.max_cost_eur
+    if most is None or prices is None:
+        return known
+    n = n_within([one.product for one in known], prices, most)
+    for one in known[n:]:
+        reason = f"beyond the first {n}, which have a planned cost within {euros(most)}, {settings.source.order} first"
+        draft.rows.append(Row(*one.entry.key, PlanClass.SKIPPED, reason, one.entry.acquired, skipped_by="max_cost_eur"))
+    return known[:n]
+
+
 def _metadata(entry: Entry, settings: Settings) -> tuple[str, bytes]:
     """Return place and bytes of the root's consolidated metadata."""
     try:
@@ -383,29 +400,10 @@ def _left_out(entry: Entry, error: SourceError) -> Row:
     return Row(*entry.key, plan_class, error.message, entry.acquired, code=error.code)
 
 
-def _sorted(rows: Sequence[Row], order: str) -> list[Row]:
-    """Return rows in the order of the manifest; those without a date come last."""
-    by_key = sorted(rows, key=lambda row: (row.collection, row.product_id, row.reason))
-    dated = sorted(
-        (row for row in by_key if row.acquired),
-        key=lambda row: datetime.fromisoformat(row.acquired),
-        reverse=order == "newest",
-    )
-    return [*dated, *(row for row in by_key if not row.acquired)]
-
-
 def _write_record(state: State, listing: Listing, record: PlanRecord) -> None:
     place, data = state.target("plan", record.product), record_text(record).encode()
     if not listing.holds(place, data):
         place.write_bytes(data)
-
-
-def _public(address: str) -> str:
-    """Return an address without user, password and query."""
-    if "://" not in address:
-        return address
-    parts = urlsplit(address)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _html(result: PlanResult) -> str:

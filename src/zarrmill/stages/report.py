@@ -18,7 +18,7 @@ from zarrmill.config import Recipe, Settings, load_recipes
 from zarrmill.core import page, story
 from zarrmill.core.outcome import ProductRecords, Ring
 from zarrmill.core.summary import SCHEMA, Skipped, Summary, Unreadable, summarise
-from zarrmill.errors import CODES, ConfigError, UnknownStateError
+from zarrmill.errors import ConfigError, UnknownStateError, advice, help_of
 from zarrmill.io import charts
 from zarrmill.io.benchmarks import read_benchmarks
 from zarrmill.io.listing import Listing
@@ -30,6 +30,7 @@ from zarrmill.io.progress import read_heartbeats, short_name
 from zarrmill.io.record import dumps, read_record
 from zarrmill.io.state import PRODUCT_STAGES, Failures, State
 from zarrmill.model import ConvertReceipt, FailureRecord, Json, Measured, Product, ValidationReport, Verdict
+from zarrmill.prices import euros, parse_prices
 
 COMMAND = "snakemake --profile profiles/local"
 """What starts a run on one machine."""
@@ -47,18 +48,20 @@ def report(
     workdir: Path | None = None,
     command: str = COMMAND,
     now: datetime | None = None,
+    catalog: bool = False,
 ) -> Summary:
     """Write ``report/index.html`` and ``summary.json`` of a run and return the summary.
 
     Args: page_to, summary_to: where to write them, by default in the run's state; workdir: folder that relative paths start
-    from, by default the current one; command: what the user typed to run, shown as the way to continue; now: time of the report.
+    from, by default the current one; command: what the user typed to run, shown as the way to continue; now: time of the report;
+    catalog: link to the catalogue though it may not be there yet, because it is written at the same time.
     Raises: CapacityError, StoreError: the report cannot be written; UnknownStateError: the state cannot be listed.
         Unreadable records never raise.
     """
     summary, records, recipes, reader = _survey(settings, workdir, now)
     stores = _stores(settings.store_root, workdir or Path(), reader.state.report.parent)
     (summary_to or reader.state.summary).write_text(dumps(summary_json(summary)))
-    (page_to or reader.state.report).write_text(_html(summary, records, reader, stores, command, recipes))
+    (page_to or reader.state.report).write_text(_html(summary, records, reader, stores, command, recipes, catalog=catalog))
     return summary
 
 
@@ -73,14 +76,15 @@ def _survey(
     reader = _Reader(settings, State.of(settings, workdir), now or datetime.now(UTC))
     recipes = reader.recipes(settings, workdir or Path())
     records = reader.products()
-    skipped = reader.skipped()
+    plan = reader.plan()
     summary = summarise(
         settings.run,
         records,
         generated=reader.now,
-        skipped=skipped,
+        skipped=reader.skipped(plan),
         unreadable=tuple(reader.unreadable),
         max_objects={name: recipe.validation.max_objects for name, recipe in recipes.items()},
+        prices=parse_prices(plan.get("prices")),
     )
     return summary, records, recipes, reader
 
@@ -124,7 +128,7 @@ class _Reader:
 
     def products(self) -> tuple[ProductRecords, ...]:
         """Return the records of every product of the manifest; without one, of every product that left a record."""
-        beats = {beat.product: beat.stage for beat in read_heartbeats(self.state, self.now.timestamp(), self.listing)}
+        beats = self._running()
         costs: dict[str, dict[str, Measured]] = {}
         for (stage, name), cost in read_benchmarks(self.state, self.listing).items():
             costs.setdefault(name, {})[stage] = cost
@@ -141,11 +145,26 @@ class _Reader:
             self.unreadable += complaints
         return tuple(records)
 
-    def skipped(self) -> tuple[Skipped, ...]:
-        """Return what the plan left out: by filter when skipped, by class and code when refused or unknown."""
+    def plan(self) -> Mapping[str, Json]:
+        """Return ``plan.json``; empty when there is none that can be read."""
         plan = self._json(self.state.plan_json, self.unreadable)
-        rows = plan.get("products", []) if isinstance(plan, dict) else []
-        left = [row for row in rows if isinstance(row, dict) and row.get("class") in ("skipped", "refused", "unknown")]
+        return plan if isinstance(plan, dict) else {}
+
+    def _running(self) -> dict[str, str]:
+        """Return the stage that works on each product now."""
+        try:
+            return {beat.product: beat.stage for beat in read_heartbeats(self.state, self.listing)}
+        except UnknownStateError as error:
+            self.unreadable.append(self._complaint(self.state.root / "progress", error))
+            return {}
+
+    def skipped(self, plan: Mapping[str, Json]) -> tuple[Skipped, ...]:
+        """Return what the plan left out: by filter when skipped, by class and code when refused or unknown."""
+        left = [
+            row
+            for row in plan.get("products", [])
+            if isinstance(row, dict) and row.get("class") in ("skipped", "refused", "unknown")
+        ]
         return tuple(
             Skipped(
                 str(row.get("product_id", "")),
@@ -234,11 +253,14 @@ def _html(
     stores: str,
     command: str,
     recipes: Mapping[str, Recipe],
+    *,
+    catalog: bool,
 ) -> str:
     state = reader.state
     files = {record.product.name: reader.files(record.product) for record in records}
     values = {
         "summary": summary,
+        "cost": summary.measured.cost,
         "counts": summary.counts,
         "mood": story.mood(summary),
         "headline": story.headline(summary),
@@ -246,7 +268,8 @@ def _html(
         "steps": story.next_steps(summary, command),
         "command": command,
         "replays": {group.failure_class: story.replay(command, group.targets) for group in summary.failures},
-        "advice": CODES,
+        "advice": {variant.code: advice(variant.code) for group in summary.failures for variant in group.variants},
+        "help": {variant.code: help_of(variant.code) for group in summary.failures for variant in group.variants},
         "stages": [stage for stage in PRODUCT_STAGES if stage in summary.measured.stages],
         "charts": _charts(summary, records, recipes),
         "map": _map(summary, records),
@@ -255,13 +278,14 @@ def _html(
         "data": embedded_json({"columns": page.COLUMNS, "rows": page.table(summary, files), "stores": stores}),
         "logs": {group.failure_class: _beside(group.log, reader) for group in summary.failures},
         "plan": reader.listing.get(state.plan_html) is not None,
-        "catalog": reader.listing.get(state.catalog / "catalog.json") is not None,
+        "catalog": catalog or reader.listing.get(state.catalog / "catalog.json") is not None,
     }
     filters: dict[str, Callable[..., object]] = {
         "number": story.number,
         "size": story.size,
         "duration": story.duration,
         "day": story.day,
+        "euros": euros,
     }
     return render_page("report.html.j2", values, filters)
 
@@ -279,6 +303,7 @@ def _charts(summary: Summary, records: Sequence[ProductRecords], recipes: Mappin
         "Time by stage": charts.stage_bars("time", page.stage_seconds(summary, PRODUCT_STAGES), story.duration),
         "Products over time": charts.finished_over_time("pace", page.finish_hours(records, rows, cost.started)),
         "Compression": charts.histogram("ratio", page.by_type(rows, ratios), "decoded source bytes for one byte stored"),
+        "Cost": charts.histogram("cost", page.by_type(rows, page.cents(summary)), "cents (EUR) of a product"),
         "Objects": charts.histogram(
             "objects",
             page.by_type(rows, {row.name: row.n_objects for row in rows}),

@@ -96,7 +96,8 @@ def validate(
     pin_threads(max(threads, 1))
     seed = product.product_id if product else store.rstrip("/").rpartition("/")[2]
     fingerprint = product.source_fingerprint if product else ""
-    with opened(source.rstrip("/"), fingerprint, fetch) if source else nullcontext() as given:
+    reading = recipe.reading(fetch) if recipe and fetch else fetch
+    with opened(source.rstrip("/"), fingerprint, reading) if source else nullcontext() as given:
         run = _run(Objects(store.rstrip("/")), given, recipe, max(threads, 1), seed, on_progress)
         _check(run)
     return ValidationReport(

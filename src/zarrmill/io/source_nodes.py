@@ -1,0 +1,104 @@
+"""What the consolidated metadata of a product say: its groups and arrays as values.
+
+The same of Zarr v2 and v3: numbers are little endian, dimensions without a name are those of their array alone, every group that
+a path implies is there, fill values are what the Zarr v3 specification calls them. A document that does not say what it must
+raises ValueError, KeyError, TypeError or AttributeError.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from zarrmill.model import SourceArray
+
+type Nodes = tuple[dict[str, Mapping[str, Any]], dict[str, SourceArray]]
+"""Attributes of groups, and arrays, by path; the root's path is empty."""
+
+
+def nodes_v2(document: dict[str, Any]) -> Nodes:
+    """Return what a ``.zmetadata`` holds."""
+    metadata = document["metadata"]
+    groups = {key[: -len(".zgroup")].rstrip("/"): metadata.get(key[: -len(".zgroup")] + ".zattrs", {})
+              for key in metadata if key.rpartition("/")[2] == ".zgroup"}  # fmt: skip
+    arrays = {}
+    for key, node in metadata.items():
+        if key.rpartition("/")[2] != ".zarray":
+            continue
+        path = key[: -len("/.zarray")]
+        attributes = dict(metadata.get(f"{path}/.zattrs", {}))
+        names = attributes.get("_ARRAY_DIMENSIONS")
+        arrays[path] = _array(path, node, node["dtype"], node["chunks"], names, attributes)
+    if "" not in groups:
+        raise KeyError(".zgroup")
+    return _with_parents(groups, arrays), arrays
+
+
+def nodes_v3(document: dict[str, Any]) -> Nodes:
+    """Return what a ``zarr.json`` with consolidated metadata holds."""
+    nodes = document["consolidated_metadata"]["metadata"]
+    groups: dict[str, Mapping[str, Any]] = {"": document.get("attributes", {})}
+    arrays = {}
+    for path, node in nodes.items():
+        attributes = node.get("attributes", {})
+        if node["node_type"] == "group":
+            groups[path] = attributes
+            continue
+        first = node["codecs"][0]
+        grid = first if first["name"] == "sharding_indexed" else node["chunk_grid"]
+        chunks = grid["configuration"]["chunk_shape"]
+        arrays[path] = _array(path, node, node["data_type"], chunks, node.get("dimension_names"), attributes)
+    return _with_parents(groups, arrays), arrays
+
+
+def _with_parents(groups: dict[str, Mapping[str, Any]], arrays: Mapping[str, SourceArray]) -> dict[str, Mapping[str, Any]]:
+    """Return the groups and those above a node that the metadata do not mention."""
+    found = dict(groups)
+    for path in (*groups, *arrays):
+        parts = path.split("/")[:-1]
+        for n in range(len(parts)):
+            found.setdefault("/".join(parts[: n + 1]), {})
+    return found
+
+
+def _array(path: str, node: Mapping[str, Any], stored: Any, chunks: Any, dims: Any, attributes: Mapping[str, Any]) -> SourceArray:
+    """Return one array. Raises: ValueError: what the metadata says of it cannot all be true."""
+    shape, dtype = tuple(node["shape"]), _dtype(stored)
+    is_integer = dtype != "string" and np.dtype(dtype).kind in "iu"
+    array = SourceArray(
+        path=path,
+        shape=shape,
+        dtype=dtype,
+        chunks=tuple(chunks),
+        dims=tuple(dims or [f"{path.rpartition('/')[2]}_dim_{i}" for i in range(len(shape))]),
+        fill_value=_fill_value(node["fill_value"], is_integer),
+        attributes=attributes,
+        encoding=node,
+    )
+    if not len(array.shape) == len(array.chunks) == len(array.dims) or 0 in array.chunks:
+        raise ValueError(f"{array.path}: shape {array.shape}, chunks {array.chunks} and dimensions {array.dims} disagree")
+    if is_integer and not (array.fill_value is None or _fits(array.fill_value, dtype)):
+        raise ValueError(f"{array.path}: fill value {array.fill_value!r} in {array.dtype}")
+    return array
+
+
+def _fits(value: Any, dtype: str) -> bool:
+    return isinstance(value, int) and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
+
+
+def _fill_value(value: Any, is_integer: bool) -> Any:
+    """Return the names of the specification for numbers that strict JSON cannot hold, and integers of an integer array."""
+    if not isinstance(value, float):
+        return value
+    if math.isfinite(value):
+        return int(value) if is_integer and value.is_integer() else value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def _dtype(name: Any) -> str:
+    if isinstance(name, dict) and name["name"] == "numpy.datetime64":
+        return f"<M8[{name['configuration']['unit']}]"
+    if isinstance(name, dict) or name == "string" or str(name).lstrip("<>|=").startswith(("U", "O")):
+        return "string"
+    return str(np.dtype(name).newbyteorder("<").str)

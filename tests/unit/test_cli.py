@@ -1,0 +1,69 @@
+"""The command line: options are named as they were typed, and every verb that a text names is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from zarrmill.cli import app
+from zarrmill.cli_common import parse_duration
+from zarrmill.errors import CODES, ConfigError
+
+ROOT = Path(__file__).parents[2]
+NAMED = re.compile(
+    r"`zarrmill ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?[^`]*`|^ *zarrmill ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?", re.MULTILINE
+)
+
+
+def verbs() -> dict[str, set[str]]:
+    """Return every verb with the verbs below it."""
+    from typer.main import get_command
+
+    command = get_command(app)
+    return {name: set(getattr(one, "commands", {})) for name, one in command.commands.items()}  # type: ignore[attr-defined]
+
+
+def texts() -> dict[str, str]:
+    """Return every text that tells people what to type."""
+    places = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "src/zarrmill").rglob("*.py")]
+    return {**CODES, **{place.relative_to(ROOT).as_posix(): place.read_text() for place in places}}
+
+
+def unknown_in(text: str) -> list[str]:
+    """Return what a text calls a verb and is none."""
+    found, known = [], verbs()
+    for match in NAMED.finditer(text):
+        verb, below = (match[1], match[2]) if match[1] else (match[3], match[4])
+        if verb not in known or (known[verb] and below and below not in known[verb]):
+            found.append(match.group().strip())
+    return found
+
+
+def test_every_verb_that_a_text_names_exists() -> None:
+    assert {name: unknown_in(text) for name, text in texts().items() if unknown_in(text)} == {}
+
+
+@pytest.mark.parametrize("text", ["`zarrmill config` lists all", "`zarrmill bucket mend`", "  zarrmill paln --limit 3"])
+def test_a_verb_that_is_none_is_found(text: str) -> None:
+    assert len(unknown_in(text)) == 1
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("12h", 43200), ("2d", 172800)])
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text, "--deadline") == seconds
+
+
+@pytest.mark.parametrize("text", ["0d", "abc", "2024-01-01", "d", "-1h", "1.5h", "12", "²h", "9999999999d"])
+@pytest.mark.parametrize(
+    ("option", "arguments"),
+    [
+        ("--deadline", ["backfill", "--from", "2025-01-01", "--to", "2025-01-02", "--deadline"]),
+        ("--older-than", ["clean", "--older-than"]),
+    ],
+)
+def test_a_time_that_is_none_is_refused_by_the_name_of_its_option(text: str, option: str, arguments: list[str]) -> None:
+    option_and_value = [*arguments[:-1], f"{option}={text}", "--config", str(ROOT / "config/config.yaml")]
+    done = CliRunner().invoke(app, option_and_value)
+    assert isinstance(done.exception, ConfigError)
+    assert done.exception.message == f"{option} {text!r} is not a time like 30m, 12h or 2d"

@@ -1,0 +1,218 @@
+"""Products that are not quite like those that were seen: what is equal in meaning is converted, anything else is named."""
+
+import json
+from pathlib import Path
+
+import numcodecs
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from builders import drop_chunk, remove_attr, set_array_field, set_attr
+from products import grd_recipe, product_row, recipe_for
+
+from zarrmill.core import estimate
+from zarrmill.errors import SourceError
+from zarrmill.io.objects import Objects
+from zarrmill.io.source import read_tree
+from zarrmill.model import ConvertReceipt, Verdict
+from zarrmill.sample.s1 import GrdSpec, build_grd
+from zarrmill.stages.convert import convert
+from zarrmill.stages.validate import validate
+
+BAND = "measurements/reflectance/r10m/b02"
+ANGLES = "conditions/geometry/sun_angles"
+
+
+def run(source: Path, root: Path, product_type: str = "S02MSIL2A", **pixels: object) -> ConvertReceipt:
+    recipe = recipe_for(product_type, **pixels)
+    return convert(product_row(source, recipe, product_type), recipe=recipe, store_root=str(root), threads=2)
+
+
+def verdict(receipt: ConvertReceipt, **pixels: object) -> Verdict:
+    recipe = recipe_for("S02MSIL2A", **pixels)
+    recipe = recipe.model_copy(update={"validation": recipe.validation.model_copy(update={"readers": []})})
+    return validate(receipt.store, source=receipt.product.href, recipe=recipe, product=receipt.product, threads=2).verdict
+
+
+def in_big_endian(product: Path, array: str) -> None:
+    """Write the chunks of an array anew, most significant byte first."""
+    node = json.loads((product / array / ".zarray").read_text())
+    codec = numcodecs.get_codec(node["compressor"]) if node["compressor"] else None
+    for chunk in (path for path in (product / array).iterdir() if not path.name.startswith(".")):
+        raw = chunk.read_bytes()
+        swapped = np.frombuffer(codec.decode(raw) if codec else raw, node["dtype"]).byteswap()
+        chunk.write_bytes(codec.encode(swapped) if codec else swapped.tobytes())
+    set_array_field(product, array, "dtype", ">" + node["dtype"][1:])
+
+
+def edit_metadata(product: Path, change) -> None:
+    document = json.loads((product / ".zmetadata").read_text())
+    change(document["metadata"])
+    (product / ".zmetadata").write_text(json.dumps(document))
+
+
+def test_big_endian_arrays_are_stored_in_little_endian(source_copy, shared_sources, tmp_path):
+    source, arrays = source_copy("l2a"), (BAND, "quality/atmosphere/r20m/wvp", ANGLES, "conditions/geometry/x")
+    for array in arrays:
+        in_big_endian(source, array)
+    receipt = run(source, tmp_path / "out")
+    store, original = zarr.open_group(receipt.store, mode="r"), zarr.open_group(shared_sources["l2a"], mode="r")
+    for array in arrays:
+        np.testing.assert_array_equal(store[array][...], original[array][...])
+    assert store[ANGLES].dtype == np.dtype("<f8")
+    assert verdict(receipt) is Verdict.PASS
+
+
+def test_big_endian_radar_image_gives_the_same_pixels(tmp_path):
+    source = build_grd(GrdSpec(shape=(120, 140), polarisations=("VV",)), tmp_path)
+    image, recipe = f"{next(source.glob('*_VV')).name}/measurements/grd", grd_recipe()
+    stores = []
+    for place in ("little", "big"):
+        if place == "big":
+            in_big_endian(source, image)
+        row = product_row(source, recipe, "S01SIWGRD")
+        stores.append(zarr.open_group(convert(row, recipe=recipe, store_root=str(tmp_path / place)).store, mode="r"))
+    little, big = (store["measurements/grd/r10m/vv"][...] for store in stores)
+    assert little.any()
+    np.testing.assert_array_equal(big, little)
+
+
+def test_fill_values_are_written_as_the_specification_names_them(source_copy, tmp_path):
+    source = source_copy("l2a")
+    set_array_field(source, ANGLES, "fill_value", float("nan"))
+    set_array_field(source, BAND, "fill_value", 0.0)
+    store = run(source, tmp_path / "out").store
+    assert json.loads(Path(store, ANGLES, "zarr.json").read_text())["fill_value"] == "NaN"
+    tree = read_tree(Objects(str(source)))
+    assert tree.arrays[BAND].fill_value == 0
+    assert isinstance(tree.arrays[BAND].fill_value, int)
+
+
+def test_groups_that_the_metadata_only_imply_are_in_the_store(source_copy, tmp_path):
+    source = source_copy("l2a")
+    edit_metadata(source, lambda nodes: [nodes.pop(f"{path}/.zgroup") for path in ("conditions", "quality/mask")])
+    receipt = run(source, tmp_path / "out")
+    assert Path(receipt.store, "conditions/zarr.json").exists()
+    assert "quality/mask" in zarr.open_group(receipt.store, mode="r")
+    assert verdict(receipt) is Verdict.PASS
+
+
+@pytest.mark.parametrize("fill", [-1, 65536, 0.5, "NaN"])
+def test_fill_value_that_the_dtype_cannot_hold_is_refused(source_copy, fill):
+    source = source_copy("l2a")
+    set_array_field(source, BAND, "fill_value", fill)
+    with pytest.raises(SourceError, match=rf"r10m/b02: fill value {fill!r} in <u2") as caught:
+        read_tree(Objects(str(source)))
+    assert caught.value.code == "ZM-SRC-METADATA"
+
+
+@pytest.mark.parametrize("dtype", ["<M8[ns]", "|S4", "<c16", "<f16"])
+def test_dtype_without_a_common_form_is_refused_before_anything_is_written(source_copy, tmp_path, dtype):
+    source = source_copy("l2a")
+    set_array_field(source, ANGLES, "dtype", dtype)
+    set_array_field(source, ANGLES, "fill_value", None)
+    with pytest.raises(SourceError, match=r"sun_angles: dtype .*, expected booleans, integers, floats .*, or text") as caught:
+        run(source, tmp_path / "out")
+    assert caught.value.code == "ZM-SRC-LAYOUT"
+    assert not (tmp_path / "out").exists()
+
+
+def test_half_a_surrogate_is_replaced_in_keys_and_values(source_copy, tmp_path):
+    source = source_copy("l2a")
+    set_attr(source, BAND, "remark", "a\ud800b")
+    set_attr(source, BAND, "\udfff", ["\U0001f6f0"])
+    assert estimate.read_tree((source / ".zmetadata").read_bytes(), "here").arrays  # as the stage plan reads it
+    receipt = run(source, tmp_path / "out")
+    attributes = zarr.open_group(receipt.store, mode="r")[BAND].attrs
+    assert (attributes["remark"], attributes["\ufffd"]) == ("a\ufffdb", ["\U0001f6f0"])
+    assert verdict(receipt) is Verdict.PASS
+
+
+def test_classes_that_the_source_names_keep_their_names(source_copy, tmp_path):
+    source, path = source_copy("l2a"), "conditions/mask/l2a_classification/r20m/scl"
+    meanings = " ".join(f"class_{value}" for value in range(12))
+    for level in ("r20m", "r60m"):
+        set_attr(source, path.replace("r20m", level), "flag_values", list(range(12)))
+        set_attr(source, path.replace("r20m", level), "flag_meanings", meanings)
+    receipt = run(source, tmp_path / "out")
+    store = zarr.open_group(receipt.store, mode="r")
+    assert store[path].attrs["flag_meanings"] == meanings
+    assert "_FillValue" not in store[path].attrs
+    assert verdict(receipt) is Verdict.PASS
+
+
+def test_missing_chunk_of_a_small_array_is_told_and_of_coordinates_refused(source_copy, tmp_path):
+    source = source_copy("l2a")
+    drop_chunk(source, ANGLES, "0.0.0")
+    drop_chunk(source, "conditions/geometry/band", "0")
+    receipt = run(source, tmp_path / "out")
+    found = [("source.missing-chunk", "conditions/geometry/band"), ("source.missing-chunk", ANGLES)]
+    assert [(finding.code, finding.path) for finding in receipt.findings] == found
+    assert np.isnan(zarr.open_group(receipt.store, mode="r")[ANGLES][...]).all()
+    with pytest.raises(SourceError, match="geometry/band/0 is not there, and the recipe calls") as caught:
+        run(source, tmp_path / "mandatory", mandatory=("conditions/geometry/*",))
+    assert caught.value.code == "ZM-SRC-MISSING"
+    drop_chunk(source, "measurements/reflectance/r20m/x", "0")
+    with pytest.raises(SourceError, match=r"r20m/x/0 is not there, without it no pixel has a place") as caught:
+        run(source, tmp_path / "place")
+    assert caught.value.code == "ZM-SRC-MISSING"
+
+
+@pytest.mark.parametrize("array", [BAND, "quality/atmosphere/r20m/aot", "quality/mask/r60m/b09"])
+def test_raster_without_dimensions_is_refused_by_name(source_copy, tmp_path, array):
+    source = source_copy("l2a")
+    remove_attr(source, array, "_ARRAY_DIMENSIONS")
+    with pytest.raises(SourceError, match=rf"{array}: dimensions \('\w+_dim_0', '\w+_dim_1'\), expected") as caught:
+        run(source, tmp_path / "out")
+    assert caught.value.code == "ZM-SRC-LAYOUT"
+    assert not (tmp_path / "out").exists()
+
+
+def test_small_arrays_without_dimensions_do_not_share_them(source_copy, tmp_path):
+    source = source_copy("l2a")
+    for name in ("sun_angles", "mean_sun_angles", "detector"):
+        remove_attr(source, f"conditions/geometry/{name}", "_ARRAY_DIMENSIONS")
+    receipt = run(source, tmp_path / "out")
+    with xr.open_datatree(receipt.store, engine="zarr") as tree:
+        assert tree["conditions/geometry/mean_sun_angles"].dims == ("mean_sun_angles_dim_0",)
+        assert tree[ANGLES].dims == tuple(f"sun_angles_dim_{i}" for i in range(3))
+    assert verdict(receipt) is Verdict.PASS
+
+
+def resize(product: Path, metres: int, size: int) -> None:
+    """Let the arrays of one level be smaller; the chunks stay."""
+
+    def change(nodes):
+        for key, node in nodes.items():
+            if f"/r{metres}m/" in key and key.endswith(".zarray"):
+                node["shape"] = [min(size, edge) for edge in node["shape"]]
+
+    edit_metadata(product, change)
+
+
+def test_level_of_the_source_that_does_not_fit_is_told_and_no_band_is_lost(source_copy, tmp_path):
+    source = source_copy("l2a")
+    resize(source, 10, 178)  # 1780 m: 89 pixels of 20 m, no whole number of 60 m
+    resize(source, 20, 89)
+    with pytest.raises(SourceError, match=r"\(178, 178\) pixels, which pixels of \[60\] m .*; band b09 would be lost") as caught:
+        run(source, tmp_path / "out")
+    assert caught.value.code == "ZM-SRC-LAYOUT"
+    receipt = run(source, tmp_path / "fine", levels_m=(10, 20))
+    assert [(f.code, f.message[:8]) for f in receipt.findings if f.code == "source.level"] == [("source.level", "band b09")]
+
+
+@pytest.mark.parametrize(("kind", "planned", "states"), [("l1c", "S02MSIL2A", "S02MSIL1C"), ("l2a", "S02MSIL1C", "S02MSIL2A")])
+def test_product_that_is_of_another_type_than_planned_is_refused(shared_sources, tmp_path, kind, planned, states):
+    with pytest.raises(SourceError, match=f"planned as '{planned}', but the product states '{states}'; supported: ") as caught:
+        run(shared_sources[kind], tmp_path / "out", planned)
+    assert caught.value.code == "ZM-SRC-TYPE"
+    assert not (tmp_path / "out").exists()
+
+
+def test_band_that_lacks_its_native_level_is_refused(source_copy, tmp_path):
+    source = source_copy("l2a")
+    edit_metadata(source, lambda nodes: [nodes.pop(key) for key in list(nodes) if "reflectance/r20m/b05/" in key])
+    with pytest.raises(SourceError, match="band b05 begins at 60 m, expected at 20 m") as caught:
+        run(source, tmp_path / "out")
+    assert caught.value.code == "ZM-SRC-LAYOUT"
