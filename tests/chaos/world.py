@@ -123,6 +123,7 @@ def _namespace(world: World) -> None:
     days = {"FROM": f"{world.archive.first}", "TO": f"{world.archive.last}"}
     days |= {"SHARD_PRODUCTS": f"{world.size.shard_products}", "COMPLETIONS": f"{world.n_shards}"}
     data = {"zarrmill-config": files, "zarrmill-place": place, "zarrmill-backfill": days}
+    world.cluster.load(rendered("../cluster"))
     bodies = list(yaml.safe_load_all(rendered("staging")))
     for body in bodies:
         if body["kind"] == "ConfigMap":
