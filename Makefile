@@ -17,6 +17,8 @@ SIZE ?= 10980
 REPEATS ?= 3
 WITH_OTHERS ?= 1
 BIG ?= 0
+N ?= 1000
+SEED ?= 1
 BASE ?=
 LOCAL_BASE ?= 0
 TAG ?= zarrmill:dev
@@ -82,6 +84,9 @@ bench: setup  ## Measure the engine (REPEATS=3 SIZE=10980 WITH_OTHERS=1 BIG=0)
 bench-workflow: setup  ## Measure the workflow around the engine (REPEATS=3 SIZE=10980)
 	$(BIN)/python -m benchmarks.workflow --size $(SIZE) --repeats $(REPEATS)
 
+soak: setup servers  ## Backfill N tiny products while everything around it fails (N=1000 SEED=1)
+	PYTHONPATH=tests $(BIN)/python -m chaos --products $(N) --seed $(SEED)
+
 # Program and the Debian packages that bring it.
 SERVERS := chromium:chromium buildah:buildah mmdebstrap:mmdebstrap slurmctld:munge,slurmctld,slurmd,slurm-client
 
@@ -119,4 +124,4 @@ clean:  ## Remove everything that commands made
 	rm -rf $(VENV) .tools .snakemake .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
 	find results -mindepth 1 ! -name README.md -delete
 
-.PHONY: help setup lock sample plan run demo check format docs servers install-profiles image test bench bench-workflow clean
+.PHONY: help setup lock sample plan run demo check format docs servers install-profiles image test bench bench-workflow soak clean

@@ -23,9 +23,6 @@ from zarrmill.runs.planned import read_planned
 GOOD = (EXIT_OK, EXIT_NOTHING)
 """Exit codes of a step that did what it was to do."""
 
-N_LAST_LINES = 15
-"""Lines of a shard's log that are told when it did not end well."""
-
 
 @dataclass(frozen=True, slots=True)
 class Command:
