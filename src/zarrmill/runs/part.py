@@ -24,6 +24,10 @@ GOOD = (EXIT_OK, EXIT_NOTHING)
 """Exit codes of a step that did what it was to do."""
 
 
+N_LAST_LINES = 15
+"""Lines of the log of a shard that did not end well that are told."""
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """How the parts of a backfill are run."""
