@@ -77,7 +77,8 @@ def test_flipped_bytes_pass_a_proxy_that_is_told_to_and_a_checksum_finds_them(be
     bucket.put(KEY, BODY)
     proxy.add(Rule("flip-down", method="GET"))
     proxy.add(Rule("flip-up", method="PUT"))
-    with closing(bucket.client(response_checksum_validation="when_required")) as client:
+    options = {"request_checksum_calculation": "when_supported", "response_checksum_validation": "when_required"}
+    with closing(bucket.client(**options)) as client:
         received = client.get_object(Bucket=bucket.name, Key=KEY)["Body"].read()
         assert sum(a != b for a, b in zip(received, BODY, strict=True)) == 1
         with pytest.raises(ClientError):
