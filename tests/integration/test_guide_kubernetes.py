@@ -60,7 +60,7 @@ def test_commands_of_the_guide_run_a_run(
     assert '"ok": 2, "failed": {}' in outputs["kubectl logs --follow job/may-2025"]
     assert "2 products listed in 2 shards" in outputs["kubectl logs --follow job/months"]
     states = [json.loads(text) for key, text in s3_bucket.contents("state/").items() if key.endswith("/summary.json")]
-    assert sorted(one["counts"]["ok"] for one in states) == [1, 1, 2]
+    assert sorted(one["counts"]["ok"] for one in states) == [1, 1, 2, 2]  # two shards, their backfill, and the run
     assert "may-2025" in next(text for command, text in outputs.items() if command.startswith("kubectl get jobs"))
     assert sum(key.endswith(".zarr/zarr.json") and key.count("/") == 4 for key in s3_bucket.keys("stores/")) == 2
     assert (cluster.store.find(JOBS), cluster.store.find(PODS)) == ([], [])
