@@ -108,6 +108,7 @@ def test_each_failure_of_a_write_has_its_name_and_only_passing_ones_are_retried(
         assert proxy.count("PUT") == (2 if retryable else 1)
         with pytest.raises(UnknownStateError), b.asking("s3://x/y"):
             client.list_objects_v2(Bucket=s3_bucket.name)
+    assert ("the clock of this machine is wrong" in caught.value.message) == (rule.code == b.CLOCK_WRONG)
 
 
 def test_a_slow_answer_that_goes_on_is_not_a_timeout(s3_bucket, proxied):
