@@ -32,11 +32,17 @@ def file_server(folder: Path, *, tags: Literal["etag", "none"] = "none", ranges:
     """Serve until the block ends."""
     served = FileServer(folder, tags, ranges)
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"served": served}))
-    served.url = f"http://127.0.0.1:{server.server_port}"
+    with running(server) as served.url:
+        yield served
+
+
+@contextmanager
+def running(server: ThreadingHTTPServer) -> Iterator[str]:
+    """Let a server serve until the block ends; its address is yielded."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
-        yield served
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
         server.server_close()
