@@ -129,6 +129,7 @@ class Bucket:
 @contextmanager
 def s3_server(folder: Path, policies: Mapping[str, str] | None = None) -> Iterator[S3Server]:
     """Run a server with its data in ``folder`` until the block ends; ``policies`` are further identities by name."""
+    folder = folder.resolve()  # its own working folder
     config = folder / "s3.json"
     config.write_text(json.dumps(_identities(policies or {})))
     names = ("master", "volume", "filer", "s3")

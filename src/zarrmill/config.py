@@ -107,7 +107,7 @@ class Validation(Model):
     depth: Literal["full", "sampled", "structure"] = "full"
     """``full`` compares every pixel of every level, verifies the digest of all objects, asks zarr-python and the readers too;
     ``sampled`` compares a seeded share of the rows, ``structure`` none."""
-    sample_share: float = Field(0.05, gt=0, le=1)
+    sample_share: float = Field(0.02, gt=0, le=1)
     """Share of the rows of each array that ``sampled`` compares, in stripes; at least one stripe an array."""
     accept: Literal["PASS", "WARN"] = "WARN"
     """Lowest verdict that counts as valid."""

@@ -57,10 +57,10 @@ class Trouble:
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def heal(self) -> None:
-        """End what was broken for the first round."""
+        """End what was broken for the first round; what no job came to in it stays broken for the next."""
         for rules in (self.s3.get(BROKEN_S3, []), self.web.get(BROKEN_WEB, [])):
             for rule in rules:
-                rule.n = 0
+                rule.n = 0 if rule.n_met else None
 
     def act(self, n_done: int) -> None:
         """Let the next event that is due happen, when there is something that it can happen to."""

@@ -166,6 +166,10 @@ def test_token_that_was_renewed_is_taken_from_its_file(run):
     until(lambda: run.cluster.count("create", "jobs", 201) == 2, timeout_s=60)
     run.cluster.access.tokens.pop(run.cluster.admin)
     until(lambda: run.cluster.count("", "", 401), timeout_s=60)
+    for half in ("", "users: [{name: user, user: {token: "):
+        (run.folder / "kubeconfig").write_text(half)
+        n = run.cluster.count("", "", 401)
+        until(lambda: run.cluster.count("", "", 401) > n, timeout_s=60)  # noqa: B023  # at once
     run.cluster.kubeconfig(run.folder / "kubeconfig", run.cluster.access.token(ADMIN), "zarrmill")
     code, output = finish(process)
     assert code == 0, output

@@ -20,6 +20,7 @@ import string
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import wraps
 from importlib.metadata import version
 from pathlib import Path
@@ -155,6 +156,9 @@ def _patient(client: Any) -> None:
 
 def _authorised(client: Any) -> None:
     """Read the credentials again when the API refuses them (401), and repeat the request: tokens are renewed in their files."""
+    from kubernetes.config import ConfigException
+    from yaml import YAMLError
+
     call = client.ApiClient.call_api
 
     @wraps(call)
@@ -167,8 +171,9 @@ def _authorised(client: Any) -> None:
                     raise
             if wait_s is not None:
                 time.sleep(wait_s)
-                self.configuration = _credentials(client)
-                self.rest_client = client.rest.RESTClientObject(self.configuration)
+                with suppress(ConfigException, YAMLError):  # the file is being written
+                    self.configuration = _credentials(client)
+                    self.rest_client = client.rest.RESTClientObject(self.configuration)
         # Not an ApiException: the executor would drop the job that it asked about, and wait for it for ever.
         text = f"Kubernetes API: 401 for {sum(AUTH_WAITS_S):.0f} s, credentials were read again each time; start another driver"
         raise UnknownStateError(text, kind="outage")
