@@ -154,7 +154,7 @@ def test_each_right_is_used_and_no_other_is_needed(
         places["stores"].put(f"geozarr/{orphan}/{key}", b"{}")
     begin_upload(places["stores"], f"geozarr/{orphan}/left")
     become("janitor")
-    monkeypatch.setattr(cli_runs, "_seconds", lambda text: -3600.0)
+    monkeypatch.setattr(cli_runs, "parse_duration", lambda text, option: -3600.0)
     arguments = ["clean", "--execute", "1", "--max-share", "1", "--config", str(work.path / "config/config.yaml")]
     done = CliRunner().invoke(app, arguments)
     assert (done.exit_code, "removed: orphan" in done.output) == (0, True), done.output
