@@ -96,7 +96,8 @@ class ArrayReader:
         from obstore.exceptions import BaseError
 
         try:
-            return _native(np.asarray(self.array[region]))
+            with reachable(self.objects):
+                return _native(np.asarray(self.array[region]))
         except BaseError as error:
             with reachable(self.objects):
                 self._is_there()
