@@ -345,6 +345,8 @@ def _run_jobs(run: _Run, jobs: list[Job], share: float) -> list[JobResult]:
     room = max(run.memory_mb * 1_000_000 - BASE_BYTES, 0)
     pool = ThreadPoolExecutor(max(1, min(run.threads, room // max(costs.values(), default=1))))
     try:
+        if run.limits.depth == "full":
+            pool.submit(readers.load, run.limits.readers)  # a second of imports: for one worker, not after all of them
         return list(pool.map(one, ordered))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
