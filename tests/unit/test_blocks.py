@@ -62,6 +62,12 @@ def test_a_tile_is_one_band_and_memory_does_not_grow_beyond_it():
     assert task_bytes(task(5490, 5490)) < task_bytes(task(10980, 5490))
 
 
+def test_a_band_that_has_to_be_wider_is_read_in_lower_stripes():
+    wide, tile = task(21960, 21960), task(10980, 10980)
+    assert column_bands(wide) == [(0, 21960)]
+    assert stripe_rows(wide) * 21960 < 1.15 * stripe_rows(tile) * 10980
+
+
 def test_workers_are_as_many_as_fit():
     one = task_bytes(task(10980, 5490))
     mb = [int((BASE_BYTES + n * one) / 1e6) + 1 for n in range(4)]

@@ -26,9 +26,10 @@ BASE_BYTES = 150_000_000
 
 
 def stripe_rows(task: RasterTask) -> int:
-    """Return the rows of a stripe, a multiple of every factor."""
+    """Return the rows of a stripe, a multiple of every factor; fewer where a band has to be wider than ``BAND_PX``."""
     coarsest = max(factor for factor, _ in task.outputs)
-    return math.ceil(STRIPE_ROWS / coarsest) * coarsest
+    widest = max(right - left for left, right in column_bands(task))
+    return math.ceil(STRIPE_ROWS * BAND_PX / max(widest, BAND_PX) / coarsest) * coarsest
 
 
 def column_bands(task: RasterTask) -> list[tuple[int, int]]:
