@@ -245,7 +245,7 @@ def thinned(gcps: Gcps, apart_px: int) -> Gcps:
 
 
 @given(
-    shape=st.tuples(st.integers(2, 70), st.integers(2, 70)),
+    shape=st.tuples(st.integers(2, 40), st.integers(2, 40)),
     heading=st.floats(-180, 180),
     relief=st.sampled_from([0.0, 500.0, 3_000.0]),
     resampling=st.sampled_from(["bilinear", "nearest"]),
