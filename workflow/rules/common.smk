@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 
+import snakemake.scheduling.job_scheduler as snakemake_scheduler
 import snakemake.script as snakemake_script
 from snakemake.exceptions import WorkflowError
 
@@ -17,6 +18,7 @@ from zarrmill.io.manifest import read_manifest
 from zarrmill.io.objects import local_path
 from zarrmill.io.pods import fence_executor
 from zarrmill.io.process import tell
+from zarrmill.io.scheduling import ask_no_sizes
 from zarrmill.io.scripts import read_once
 from zarrmill.io.session import begin_session
 from zarrmill.io.state import State
@@ -47,6 +49,7 @@ try:
     STATE = State.of(SETTINGS)
     fence_executor(ended=note_ended)
     read_once(snakemake_script)
+    ask_no_sizes(snakemake_scheduler)
     ROOT = target_root(
         STATE, SETTINGS.state_root, workflow.storage_settings.default_storage_prefix
     )

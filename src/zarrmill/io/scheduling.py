@@ -1,0 +1,28 @@
+"""Sizes of inputs, which Snakemake's scheduler asks for: of all jobs that are ready, whenever it looks for the next ones.
+
+In a bucket each is a request: with 250 products that are ready and one that ends, 250. Sizes only order jobs with temporary inputs
+and jobs that are alike; ours read records of a few kilobytes.
+"""
+
+import inspect
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+PARAMETERS = ("self", "jobs")
+"""Of the method that is replaced; another one is left as it is."""
+
+
+def ask_no_sizes(scheduler: ModuleType) -> None:
+    """Let the scheduler take every input for empty.
+
+    Args: scheduler: the module ``snakemake.scheduling.job_scheduler``, whose ``JobScheduler`` keeps sizes in ``_input_sizes``.
+    """
+    kind: Any = scheduler.JobScheduler  # Snakemake has no types
+    if tuple(inspect.signature(kind.update_input_sizes).parameters) != PARAMETERS:
+        return
+
+    async def update_input_sizes(self: Any, jobs: Iterable[Any]) -> None:
+        self._input_sizes = dict.fromkeys((path for job in jobs for path in job.input), 0)
+
+    kind.update_input_sizes = update_input_sizes

@@ -1,0 +1,42 @@
+"""The scheduler of a driver asks for no sizes of inputs."""
+
+import asyncio
+import inspect
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from snakemake.scheduling import job_scheduler
+
+from zarrmill.io.scheduling import PARAMETERS, ask_no_sizes
+
+
+def scheduler(method: Any) -> ModuleType:
+    module = ModuleType("job_scheduler")
+    module.JobScheduler = type("JobScheduler", (), {"update_input_sizes": method})  # type: ignore[attr-defined]
+    return module
+
+
+def test_inputs_of_all_jobs_are_empty_and_nothing_is_asked_for() -> None:
+    async def asks(self: Any, jobs: Any) -> None:
+        raise AssertionError("a request for every job that is ready")
+
+    module = scheduler(asks)
+    ask_no_sizes(module)
+    found = module.JobScheduler()
+    asyncio.run(found.update_input_sizes([SimpleNamespace(input=["a", "b"]), SimpleNamespace(input=["b", "c"])]))
+    assert found._input_sizes == {"a": 0, "b": 0, "c": 0}
+
+
+def test_another_method_is_left_as_it_is() -> None:
+    async def other(self: Any, jobs: Any, how: Any) -> None:
+        pass
+
+    module = scheduler(other)
+    ask_no_sizes(module)
+    assert module.JobScheduler.update_input_sizes is other
+
+
+def test_it_fits_the_scheduler_that_is_installed() -> None:
+    source = inspect.getsource(job_scheduler)
+    assert source.count("self._input_sizes") >= 3
+    assert tuple(inspect.signature(job_scheduler.JobScheduler.update_input_sizes).parameters) == PARAMETERS
