@@ -1,7 +1,7 @@
 """Sizes of inputs, which Snakemake's scheduler asks for: of all jobs that are ready, whenever it looks for the next ones.
 
-In a bucket each is a request: with 250 products that are ready and one that ends, 250. Sizes only order jobs with temporary inputs
-and jobs that are alike; ours read records of a few kilobytes.
+In a bucket each is a request: with 250 products that are ready and one that ends, 250. Sizes only order jobs with temporary
+inputs and jobs that are alike; ours read records of a few kilobytes.
 """
 
 import inspect
