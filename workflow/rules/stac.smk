@@ -12,6 +12,7 @@ rule stac:
         text=local(f"{LOGS}/stac/{{collection}}/{{day}}/{{product}}.log"),
     benchmark:
         f"{ROOT}/benchmarks/stac/{{collection}}/{{day}}/{{product}}.tsv"
+    priority: 2
     group:
         "item"
     conda:

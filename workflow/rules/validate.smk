@@ -11,6 +11,8 @@ rule validate:
         text=local(f"{LOGS}/validate/{{collection}}/{{day}}/{{product}}.log"),
     benchmark:
         f"{ROOT}/benchmarks/validate/{{collection}}/{{day}}/{{product}}.tsv"
+    # A product that was begun is finished before another is begun.
+    priority: 1
     group:
         "item"
     conda:
