@@ -9,6 +9,8 @@ from products import product_row, recipe_for
 from zarrmill.config import S3
 from zarrmill.errors import SourceError, UnknownStateError, ZarrmillError
 from zarrmill.io import bucket as buckets
+from zarrmill.io.objects import Objects
+from zarrmill.io.store_reader import ArrayReader
 from zarrmill.model import Verdict
 from zarrmill.stages.convert import convert
 from zarrmill.stages.validate import validate
@@ -56,6 +58,20 @@ def test_store_that_cannot_be_asked_gets_no_verdict(shared_sources, s3_bucket, p
     with pytest.raises((UnknownStateError, SourceError)) as caught:
         validate(far.store, source=None, recipe=recipe, threads=2)
     assert isinstance(caught.value, ZarrmillError)
+
+
+def test_outage_while_zarr_python_reads_is_no_fault_of_the_source(shared_sources, tmp_path):
+    near, _ = converted(shared_sources["l2a"], tmp_path)
+    store = Objects(near.store)
+    reader = ArrayReader("x", (4,), "uint8", (4,), (4,), {}, ("x",), store, direct=None)
+
+    class Away:
+        def __getitem__(self, region):
+            raise SourceError(f"{store.href}/x/c/0: no answer; try again later", kind="timeout")
+
+    reader.__dict__["array"] = Away()
+    with pytest.raises(UnknownStateError, match="validate again"):
+        reader.read((slice(0, 4),))
 
 
 def test_changed_object_in_a_bucket_fails_validation(shared_sources, s3_bucket):

@@ -12,6 +12,7 @@ import yaml
 from workspace import ROOT
 
 from zarrmill.errors import EXIT_NOTHING, EXIT_UNKNOWN
+from zarrmill.io.state import PRODUCT_STAGES
 
 CHAIN = {
     "convert": {"convert": 1, "validate": 1, "stac": 1, "stac_catalog": 1, "report": 1},
@@ -28,6 +29,25 @@ def test_run_makes_every_target_and_then_has_nothing_to_do(finished):
         assert (finished.store(product) / "zarr.json").exists()
     assert finished.state.report.exists()
     assert finished.jobs() == {}
+
+
+def test_a_product_that_was_begun_is_finished_before_another_is_begun(workspace):
+    work = workspace(n_days=1, products_per_day=3)
+    work.plan()
+    work.snakemake("--cores", "1")
+    targets = {(p.name, stage): work.state.target(stage, p) for p in work.products for stage in PRODUCT_STAGES}
+    order = sorted(targets, key=lambda target: Path(str(targets[target])).stat().st_mtime_ns)
+    names = [name for name, _ in order]
+    assert [stage for _, stage in order] == [*PRODUCT_STAGES] * 3
+    assert names == [name for name in names[::3] for _ in PRODUCT_STAGES]
+
+
+def test_a_driver_asks_for_no_sizes(finished):
+    code = "import atexit, snakemake.scheduling.job_scheduler as s; from snakemake.cli import main;"
+    code += "atexit.register(lambda: print(s.JobScheduler.update_input_sizes.__module__)); main()"
+    command = finished.command("-n")
+    told = subprocess.run([command[0], "-c", code, *command[3:]], cwd=finished.path, capture_output=True, text=True, check=False)
+    assert told.stdout.splitlines()[-1:] == ["zarrmill.io.scheduling"], told.stdout + told.stderr
 
 
 def test_second_plan_finds_everything_up_to_date_and_changes_no_byte(finished):
