@@ -57,6 +57,7 @@ def test_class_follows_from_how_the_pod_ended(run, reason, exit_code, expected):
     assert (record.stage, record.measured.attempt, record.log) == ("convert", 1, "")
     assert record.excerpt == "a line\ntoken=***"
     assert "OOMKilled, exit code 137" in record.message
+    assert "None" not in record.message
 
 
 def test_each_try_is_told_once_with_its_number(run):

@@ -5,9 +5,11 @@ import inspect
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import pytest
+from snakemake import common
 from snakemake.scheduling import job_scheduler
 
-from zarrmill.io.scheduling import PARAMETERS, ask_no_sizes
+from zarrmill.io.scheduling import PARAMETERS, ask_no_sizes, know_parameters
 
 
 def scheduler(method: Any) -> ModuleType:
@@ -40,3 +42,21 @@ def test_it_fits_the_scheduler_that_is_installed() -> None:
     source = inspect.getsource(job_scheduler)
     assert source.count("self._input_sizes") >= 3
     assert tuple(inspect.signature(job_scheduler.JobScheduler.update_input_sizes).parameters) == PARAMETERS
+
+
+def test_parameters_are_known_without_looking_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def memory(wildcards: Any, attempt: int) -> int:
+        return 100 * attempt
+
+    know_parameters(common, memory)
+    monkeypatch.setattr(inspect, "signature", None)
+    given = {"attempt": 2, "threads": 1}
+    assert common.get_input_function_aux_params(memory, given) == {"attempt": 2}
+
+
+def test_without_a_place_for_them_functions_stay_as_they_are() -> None:
+    def memory(wildcards: Any) -> int:
+        return 1
+
+    know_parameters(ModuleType("common"), memory)
+    assert not vars(memory)

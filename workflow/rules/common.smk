@@ -1,12 +1,15 @@
 # Constants and functions that rules share; no rules here.
 
+import gc
 import os
 import signal
 import sys
 
+import snakemake.common as snakemake_common
 import snakemake.scheduling.job_scheduler as snakemake_scheduler
 import snakemake.script as snakemake_script
 from snakemake.exceptions import WorkflowError
+from snakemake.resources import Resource
 
 from zarrmill.config import load_recipes, parse_settings
 from zarrmill.core.room import disk_mb
@@ -18,7 +21,7 @@ from zarrmill.io.manifest import read_manifest
 from zarrmill.io.objects import local_path
 from zarrmill.io.pods import fence_executor
 from zarrmill.io.process import tell
-from zarrmill.io.scheduling import ask_no_sizes
+from zarrmill.io.scheduling import ask_no_sizes, know_parameters
 from zarrmill.io.scripts import read_once
 from zarrmill.io.session import begin_session
 from zarrmill.io.state import State
@@ -30,6 +33,9 @@ def stop(error):
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
 
+
+# A graph is made of objects that stay; to look for garbage among them again and again takes a fifteenth of its seconds.
+gc.set_threshold(50_000, 50, 50)
 
 if workflow.is_main_process:
     begin_session()
@@ -172,6 +178,17 @@ def disk_of(wildcards, attempt, spools):
         max_gb=SETTINGS.source.staging.max_gb,
     )
     return once * share_of(STATE, product, attempt, SHORT_OF_DISK)
+
+
+know_parameters(
+    snakemake_common,
+    Resource.evaluate,
+    memory_mb,
+    convert_disk_mb,
+    validate_disk_mb,
+    validation_digest,
+    item_digest,
+)
 
 
 wildcard_constraints:

@@ -103,6 +103,7 @@ class _Listed:
         self._prefix = f"{prefix}/"
         self._folders: frozenset[str] | None = None
         self._found: dict[str, Found] = {}
+        self._parent: str | None = None
         if collections is not None:
             self._folders = frozenset({"benchmarks", "catalog", "report", *collections})
             listing = Listing(state.root)
@@ -118,7 +119,9 @@ class _Listed:
         folder, separator, _ = wanted.key[len(self._prefix) :].partition("/")
         if separator and folder not in self._folders:
             return None
-        return str(wanted.cache_key(f"{self._bucket}/{self._prefix}"))
+        if self._parent is None:
+            self._parent = str(wanted.cache_key(f"{self._bucket}/{self._prefix}"))
+        return self._parent
 
     def fill(self, wanted: "_Mended", cache: Any) -> None:  # Snakemake's cache has no types
         """Put every target into Snakemake's cache."""

@@ -22,6 +22,10 @@ EVICTED = ("Evicted", "DisruptionTarget", "Preempting", "Shutdown", "NodeShutdow
 """Reasons of a pod or a Job that are the node's."""
 KILLED = (None, 137, 143)
 """Exit codes of a container that was ended from outside, or that never was."""
+LATE = (
+    "its Job came to its deadline (activeDeadlineSeconds): it hung, or it never began, because the cluster had no room for it or "
+    "its image could not be pulled"
+)
 SKEW_S = 120.0
 """How far the clocks of cluster and bucket may be apart."""
 
@@ -100,6 +104,9 @@ def _why(pod: EndedPod) -> tuple[str, str, str]:
         error = CapacityError("the node took it back", kind="evicted")
     elif pod.reason == "Deleted" or (pod.exit_code in KILLED and pod.reason != "DeadlineExceeded"):
         error = CapacityError("it was killed from outside", kind="killed")
+    elif pod.reason == "DeadlineExceeded":
+        return "unknown", UNKNOWN_CODE, LATE
     else:
-        return "unknown", UNKNOWN_CODE, f"{pod.reason}, exit code {pod.exit_code}, and no record of its own"
+        code = "" if pod.exit_code is None else f", exit code {pod.exit_code}"
+        return "unknown", UNKNOWN_CODE, f"{pod.reason}{code}, and no record of its own"
     return error.failure_class, error.code, error.message
