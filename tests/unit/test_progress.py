@@ -17,6 +17,7 @@ from fake_run import FAILURES, FakeRun, fake_products, fake_run, price_list, wri
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from snakemake_logger_plugin_zarrmill import LogHandler, jobs
+from zarrmill.io import progress
 from zarrmill.io.places import place_of
 from zarrmill.io.progress import (
     STALE_S,
@@ -35,6 +36,7 @@ from zarrmill.io.progress import (
 )
 from zarrmill.io.state import State
 from zarrmill.prices import Cost
+from zarrmill.runs.failures import record_killed
 from zarrmill.runs.planned import read_planned
 
 NOON = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
@@ -97,6 +99,17 @@ def test_heartbeat_exists_from_start_to_end_of_the_block(tmp_path: Path) -> None
         (found,) = read_heartbeats(state)
         assert (found.stage, found.product) == ("validate", product.name)
     assert not state.progress(product).exists()
+
+
+def test_a_stage_that_fetches_for_long_is_not_taken_for_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("SILENT_S", 0.6), ("RENEW_S", 0.1), ("EVERY_S", 0.1)):
+        monkeypatch.setattr(progress, name, seconds)
+    run = fake_run(tmp_path, 1, n_waiting=1, thumbnails=False)
+    with progress_of(run.state, run.products[0], "convert"):
+        monkeypatch.setattr(progress.socket, "gethostname", lambda: "the machine of the driver")
+        time.sleep(1)
+        assert record_killed(run.state, run.products, "demo") == 0
+    assert not run.state.progress(run.products[0]).exists()
 
 
 def test_heartbeat_is_removed_when_the_stage_fails(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from threading import Thread
+from threading import Event, RLock, Thread
 
 from zarrmill.errors import ZarrmillError
 from zarrmill.io.listing import Listing
@@ -36,6 +36,8 @@ EVERY_S = 1.0
 """Shortest time in seconds between two writes of one heartbeat on disk."""
 EVERY_REMOTE_S = 20.0
 """The same in a bucket."""
+RENEW_S = 20.0
+"""Seconds after which a heartbeat is written again while its stage has nothing to tell, as when it fetches or waits."""
 WINDOW_S = 3600.0
 """Length in seconds of the recent past that the rate is measured over."""
 
@@ -84,8 +86,7 @@ class ProgressFile:
     """Writer of one heartbeat; call it as ``tick(bytes_done, bytes_total)``.
 
     Writes at most once a second (in a bucket, every 20 seconds and beside the work) and whole or not at all. A place that cannot
-    be written is ignored: a conversion must not fail because its display does. A stage that does not tick for ``STALE_S``
-    seconds is taken for dead.
+    be written is ignored: a conversion must not fail because its display does. Threads may share it.
     """
 
     def __init__(self, place: Place, stage: str, product: str, clock: Callable[[], float] = time.time) -> None:
@@ -95,14 +96,21 @@ class ProgressFile:
         self._every_s = EVERY_REMOTE_S if place.remote else EVERY_S
         self._written = float("-inf")
         self._writer: Thread | None = None
+        self._guard = RLock()
 
     def __call__(self, done: int, total: int) -> None:
         """Tell that ``done`` of ``total`` bytes are through."""
-        now = self._clock()
-        beat = self._beat
-        self._beat = Heartbeat(beat.stage, beat.product, done, total, beat.started, now, beat.pid, beat.host)
-        if now - self._written >= self._every_s:
-            self.write()
+        with self._guard:
+            self._beat = replace(self._beat, done=done, total=total)
+            self.renew()
+
+    def renew(self) -> None:
+        """Tell that the stage is still at work, as far as it was."""
+        with self._guard:
+            now = self._clock()
+            self._beat = replace(self._beat, updated=now)
+            if now - self._written >= self._every_s:
+                self.write()
 
     def write(self) -> None:
         """Write the heartbeat now."""
@@ -132,12 +140,24 @@ class ProgressFile:
 
 @contextmanager
 def progress_of(state: State, product: Product, stage: str) -> Iterator[ProgressFile]:
-    """Keep the heartbeat of ``stage`` on ``product`` while the block runs; it is removed however the block ends."""
-    tick = ProgressFile(state.progress(product), stage, product.name)
+    """Keep the heartbeat of ``stage`` on ``product`` while the block runs; it is removed however the block ends.
+
+    It stays young by itself: a stage that fetches its source or waits has nothing to tell for long, and is not dead.
+    """
+    tick, ended = ProgressFile(state.progress(product), stage, product.name), Event()
     tick.write()
+
+    def renew() -> None:
+        while not ended.wait(RENEW_S):
+            tick.renew()
+
+    renewing = Thread(target=renew, name="heartbeats", daemon=True)
+    renewing.start()
     try:
         yield tick
     finally:
+        ended.set()
+        renewing.join()
         tick.remove()
 
 
