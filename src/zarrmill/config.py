@@ -371,6 +371,12 @@ class Settings(Model):
         return value
 
     @model_validator(mode="after")
+    def _stores_are_no_run(self) -> Self:
+        if f"{self.state_root.rstrip('/')}/{self.run}" == self.store_root.rstrip("/"):
+            raise ValueError(f"run {self.run!r} would keep its state in store_root {self.store_root}; name it otherwise")
+        return self
+
+    @model_validator(mode="after")
     def _cost_can_be_told(self) -> Self:
         if self.source.max_cost_eur is not None and self.prices is None:
             raise ValueError("source.max_cost_eur needs a price list: set `prices`, e.g. to config/prices.yaml")

@@ -82,6 +82,24 @@ def test_each_kind_is_found_and_only_what_belongs_to_no_run_is_removed(work: Wor
     assert (first / "zarr.json").exists()
 
 
+def test_a_run_that_would_keep_its_state_among_the_stores_is_refused(work: Workspace) -> None:
+    """Its folder would be taken for that of the stores, and what it made for orphans."""
+    told = work.zarrmill("status", "stores")
+    assert (told.returncode, "would keep its state in store_root" in told.stderr) == (EXIT_CONFIG, True), told.stderr
+
+
+def test_a_store_that_is_a_link_is_left_with_what_it_leads_to(work: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = work.path / "elsewhere.zarr"
+    shutil.copytree(work.store(work.products[0]), elsewhere)
+    work.store(work.products[0]).with_name("LINK_00000000.zarr").symlink_to(elsewhere)
+    monkeypatch.chdir(work.path)
+    chosen = candidates(work.settings, audit(work.settings), -60, "-1m")
+    told: list[str] = []
+    assert remove(work.settings, chosen, told.append) == 1
+    assert "is a link to something elsewhere" in told[-1]
+    assert (elsewhere / "zarr.json").exists()
+
+
 def log_lines(work: Workspace) -> list[dict[str, object]]:
     return [
         json.loads(line) for path in (work.path / "results/_removed").glob("*.jsonl") for line in path.read_text().splitlines()

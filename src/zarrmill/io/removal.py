@@ -54,6 +54,8 @@ def held(store: Place) -> Iterator[Callable[[], None]]:
     Raises: StoreError: another process holds it, or it cannot be held or removed; UnknownStateError: it cannot be listed.
     """
     if store.local is not None:
+        if store.local.is_symlink():
+            raise StoreError(f"{store}: is a link to something elsewhere; remove the link by hand", kind="denied")
         with Journal(store.local).locked(wait_s=0):
             yield partial(_remove_local, store)
         return
