@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pytest
 from botocore.exceptions import ClientError
+from fake_run import fake_products
 from fault_proxy import FaultProxy, Request
 from s3_server import Bucket, S3Server, bucket, s3_server
 from typer.testing import CliRunner
@@ -18,8 +19,12 @@ from workspace import ROOT, Workspace
 
 from zarrmill import cli_runs
 from zarrmill.cli import app
-from zarrmill.config import S3
+from zarrmill.config import S3, parse_settings
 from zarrmill.io import bucket as buckets
+from zarrmill.io.manifest import write_manifest
+from zarrmill.io.progress import Heartbeat, ProgressFile
+from zarrmill.io.state import State
+from zarrmill.runs.failures import find_failures
 
 ROLES = ("planner", "converter", "publisher", "janitor", "reader")
 NAMES = {"STATE_BUCKET": "roles-state", "STATE_PREFIX": "runs", "STORE_BUCKET": "roles-stores", "STORE_PREFIX": "geozarr"}
@@ -168,6 +173,32 @@ def test_each_right_is_used_and_no_other_is_needed(
     become("planner")
     assert {row["class"] for row in work.plan()["products"]} == {"missing"}
     assert unused("planner", [*planned, *proxy.requests]) == []
+
+
+def test_a_reader_is_told_failures_where_a_killed_job_left_none(
+    roles: S3Server, places: dict[str, Bucket], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = parse_settings({"run": "may", "state_root": places["state"].href("runs"), "source": {"catalogue": "none"}})
+    state, (product,) = State.of(settings), fake_products(1)
+
+    def become(role: str) -> None:
+        for name, value in roles.env(f"role-{role}").items():
+            monkeypatch.setenv(name, value)
+        buckets.use(S3())
+
+    become("converter")
+    write_manifest([product], state.manifest)
+    beat = ProgressFile(state.progress(product), "convert", product.name)
+    beat.write()
+    beat.flush()
+    monkeypatch.setattr(Heartbeat, "dead", lambda self, now: True)
+    become("reader")
+    assert find_failures(settings) == ()
+    assert "a job was killed, and its failure is not among these: ZM-STO-DENIED" in capsys.readouterr().err
+    become("planner")
+    assert [one.code for one in find_failures(settings)] == ["ZM-CAP-KILLED"]
+    become("reader")
+    assert len(find_failures(settings)) == 1
 
 
 def begin_upload(made: Bucket, key: str) -> None:

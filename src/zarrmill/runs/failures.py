@@ -9,11 +9,12 @@ from datetime import UTC, datetime, timedelta
 from zarrmill.config import Settings
 from zarrmill.core.excerpt import excerpt, secrets_of
 from zarrmill.core.failures import FailureGroup, group_failures
-from zarrmill.errors import CapacityError, ConfigError, advice, help_of
+from zarrmill.errors import CapacityError, ConfigError, StoreError, advice, help_of
 from zarrmill.io.failed import keep_failure, tail_of
 from zarrmill.io.listing import Listing
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.places import Place, together
+from zarrmill.io.process import tell
 from zarrmill.io.progress import Heartbeat, read_all_heartbeats
 from zarrmill.io.record import read_record
 from zarrmill.io.state import PRODUCT_STAGES, Failure, Failures, State
@@ -42,12 +43,16 @@ def parse_since(text: str, now: datetime) -> datetime:
 def find_failures(settings: Settings, *, failure_class: str = "", since: datetime | None = None) -> tuple[FailureRecord, ...]:
     """Return the last failure of each product of the manifest that failed and did not succeed since, in manifest order.
 
-    Costs listings and one read a failed product. A job that was killed gets its record first, see ``record_killed``.
+    Costs listings and one read a failed product. A job that was killed gets its record first, see ``record_killed``; who may
+    not write is told of it and reads what is there.
     Raises: ConfigError: there is no manifest, or a record cannot be read; UnknownStateError: the state cannot be read.
     """
     state = State.of(settings)
     products = read_manifest(state.manifest)
-    record_killed(state, products, settings.run)
+    try:
+        record_killed(state, products, settings.run)
+    except (CapacityError, StoreError) as error:
+        tell(f"a job was killed, and its failure is not among these: {error}")
     listing = Listing(state.root)
     places = [failure.place for failure in _standing(state, products, listing)]
     records = together(_read, places, state.root.n_reads)
