@@ -95,13 +95,24 @@ def test_an_expiry_of_ours_is_a_danger_only_when_it_is_not_configured_any_more()
 
 
 def test_rules_of_others_stay_and_ours_are_replaced() -> None:
-    theirs, old = expiry("other/"), {"ID": "zarrmill-uploads:gone/", "Status": "Enabled"}
+    theirs, old = expiry("other/"), {"ID": "zarrmill-expire:stores/forward/", "Status": "Enabled"}
     wanted = wanted_rules(BucketRules(), BOTH).lifecycle
-    assert merged([theirs, old], wanted) == [theirs, *wanted]
-    assert differs([theirs, old], wanted) == sorted([*(rule["ID"] for rule in wanted), "zarrmill-uploads:gone/"])
-    assert differs([theirs, *wanted], wanted) == []
+    assert merged([theirs, old], wanted, BOTH) == [theirs, *wanted]
+    assert differs([theirs, old], wanted, BOTH) == sorted([*(rule["ID"] for rule in wanted), old["ID"]])
+    assert differs([theirs, *wanted], wanted, BOTH) == []
     changed = {**wanted[0], "Status": "Disabled"}
-    assert differs([changed, *wanted[1:]], wanted) == [wanted[0]["ID"]]
+    assert differs([changed, *wanted[1:]], wanted, BOTH) == [wanted[0]["ID"]]
+
+
+@pytest.mark.parametrize("kind", ["lifecycle", "cors", "policy"])
+def test_rules_of_another_project_in_the_same_bucket_stay(kind: str) -> None:
+    rules = BucketRules(public_read=True, viewers=("https://v.example",), expire_days={"s3://data/staging": 2})
+    other = Kept("data", "radar/runs/", "radar/stores/")
+    ours, theirs = (getattr(wanted_rules(rules, kept), kind) for kept in (BOTH, other))
+    both = merged(merged((), theirs, other), ours, BOTH)
+    assert differs(both, ours, BOTH) == []
+    assert differs(both, theirs, other) == []
+    assert len({rule.get("ID") or rule.get("Sid") for rule in both}) == len(both), "no name twice"
 
 
 def test_spelling_does_not_matter() -> None:

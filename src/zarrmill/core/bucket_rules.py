@@ -1,8 +1,10 @@
 """Rules of a bucket: what we want, what there is, and what of it would lose data. Pure; rules are in the words of the S3 API.
 
-Ours are known by their names, which begin with ``zarrmill``; every other rule is someone else's and stays as it is.
+Ours are known by their names, which begin with ``zarrmill`` and tell the prefix that they are for; every other rule is someone
+else's and stays as it is: also that of another project that keeps its state or stores in the same bucket.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -77,8 +79,8 @@ def wanted_rules(rules: BucketRules, kept: Kept) -> Rules:
     return Rules(
         versioning=rules.versioning != "off",
         lifecycle=tuple(lifecycle),
-        cors=_cors(rules.viewers) if kept.stores is not None else (),
-        policy=_public(kept) if rules.public_read and kept.stores is not None else (),
+        cors=_cors(rules.viewers, kept.stores) if kept.stores is not None else (),
+        policy=_public(kept.bucket, kept.stores) if rules.public_read and kept.stores is not None else (),
     )
 
 
@@ -98,14 +100,21 @@ def dangers(found: Rules, wanted: Rules, kept: Kept, rules: BucketRules) -> list
     return told
 
 
-def merged(found: Sequence[Rule], wanted: Sequence[Rule]) -> list[Rule]:
+def merged(found: Sequence[Rule], wanted: Sequence[Rule], kept: Kept) -> list[Rule]:
     """Return the rules of others as they are, then ours as wanted."""
-    return [*(rule for rule in found if not is_ours(rule)), *wanted]
+    return [*of_others(found, wanted, kept), *wanted]
 
 
-def differs(found: Sequence[Rule], wanted: Sequence[Rule]) -> list[str]:
+def of_others(found: Sequence[Rule], wanted: Sequence[Rule], kept: Kept) -> list[Rule]:
+    """Return the rules that we did not make, nor want under their names."""
+    names = {name_of(rule) for rule in wanted}
+    return [rule for rule in found if not is_ours(rule, kept) and name_of(rule) not in names]
+
+
+def differs(found: Sequence[Rule], wanted: Sequence[Rule], kept: Kept) -> list[str]:
     """Return the names of our rules that are missing, other than wanted, or too many; sorted."""
-    ours = {name_of(rule): plain(rule) for rule in found if is_ours(rule)}
+    others = {name_of(rule) for rule in of_others(found, wanted, kept)}
+    ours = {name_of(rule): plain(rule) for rule in found if name_of(rule) not in others}
     target = {name_of(rule): plain(rule) for rule in wanted}
     return sorted(name for name in {*ours, *target} if ours.get(name) != target.get(name))
 
@@ -115,9 +124,12 @@ def same(left: Iterable[Rule], right: Iterable[Rule]) -> bool:
     return sorted(map(repr, map(plain, left))) == sorted(map(repr, map(plain, right)))
 
 
-def is_ours(rule: Rule) -> bool:
-    """Return whether the rule is one that we made."""
-    return name_of(rule).startswith(OURS)
+def is_ours(rule: Rule, kept: Kept) -> bool:
+    """Return whether the rule is one that we made for what is kept here, and not for another project in this bucket."""
+    name, separator, prefix = name_of(rule).partition(":")
+    if separator:
+        return name.startswith(OURS) and any(_overlap(prefix, mine) for mine in kept.prefixes)
+    return kept.stores is not None and name == _public_name(kept.stores)
 
 
 def name_of(rule: Rule) -> str:
@@ -162,12 +174,12 @@ def _overlap(left: str, right: str) -> bool:
     return left.startswith(right) or right.startswith(left)
 
 
-def _cors(viewers: Sequence[str]) -> tuple[Rule, ...]:
+def _cors(viewers: Sequence[str], stores: str) -> tuple[Rule, ...]:
     if not viewers:
         return ()
     return (
         {
-            "ID": f"{OURS}-viewers",
+            "ID": f"{OURS}-viewers:{stores}",
             "AllowedMethods": ["GET", "HEAD"],
             "AllowedOrigins": sorted(viewers),
             "AllowedHeaders": ["*"],
@@ -177,15 +189,20 @@ def _cors(viewers: Sequence[str]) -> tuple[Rule, ...]:
     )
 
 
-def _public(kept: Kept) -> tuple[Rule, ...]:
+def _public_name(stores: str) -> str:
+    """Return the name of the statement for the stores below a prefix: letters and digits alone are allowed in it."""
+    return f"{OURS}Read{hashlib.sha256(stores.encode()).hexdigest()[:12]}"
+
+
+def _public(bucket: str, stores: str) -> tuple[Rule, ...]:
     """Return what lets everyone read the objects of stores, and neither their journals nor a listing."""
     return (
         {
-            "Sid": f"{OURS}Read",
+            "Sid": _public_name(stores),
             "Effect": "Allow",
             "Principal": "*",
             "Action": ["s3:GetObject"],
-            "Resource": [f"arn:aws:s3:::{kept.bucket}/{kept.stores}*.zarr/*"],
+            "Resource": [f"arn:aws:s3:::{bucket}/{stores}*.zarr/*"],
         },
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from zarrmill.config import Settings
-from zarrmill.core.bucket_rules import Kept, Rule, Rules, dangers, differs, is_ours, kept_in, merged, same, wanted_rules
+from zarrmill.core.bucket_rules import Kept, Rule, Rules, dangers, differs, kept_in, merged, of_others, same, wanted_rules
 from zarrmill.errors import ConfigError, StoreError, UnknownStateError
 from zarrmill.io import bucket as buckets
 from zarrmill.io.bucket_rules import KINDS, enable_versioning, overwrites, read_list, read_versioning, write_list
@@ -30,7 +30,10 @@ class BucketState:
     def changes(self) -> tuple[str, ...]:
         """What ``setup`` would change, in words."""
         versioning = ["switch versioning on"] if self.wanted.versioning and not self.found.versioning else []
-        return (*versioning, *(f"{kind}: {name}" for kind in KINDS for name in differs(self._has(kind), self._wants(kind))))
+        return (
+            *versioning,
+            *(f"{kind}: {name}" for kind in KINDS for name in differs(self._has(kind), self._wants(kind), self.kept)),
+        )
 
     def _has(self, kind: str) -> Sequence[Rule]:
         return tuple(getattr(self.found, kind))
@@ -52,19 +55,18 @@ def setup(state: BucketState) -> None:
 
     Raises: StoreError: a change was refused, or reads back differently.
     """
-    name = state.kept.bucket
+    name, kept = state.kept.bucket, state.kept
     if state.wanted.versioning and not state.found.versioning:
         enable_versioning(name)
         if not read_versioning(name):
             raise StoreError(f"s3://{name}: versioning is still off after it was switched on; ask the service", kind="lost")
     for kind in KINDS:
         found, wanted = getattr(state.found, kind), getattr(state.wanted, kind)
-        if not differs(found, wanted):
+        if not differs(found, wanted, kept):
             continue
-        write_list(name, kind, merged(found, wanted))
+        write_list(name, kind, merged(found, wanted, kept))
         now = read_list(name, kind)
-        others = [rule for rule in found if not is_ours(rule)]
-        if differs(now, wanted) or not same((rule for rule in now if not is_ours(rule)), others):
+        if differs(now, wanted, kept) or not same(of_others(now, wanted, kept), of_others(found, wanted, kept)):
             raise StoreError(f"s3://{name}: {kind} rules read back differently; compare them with the service", kind="lost")
 
 
