@@ -81,7 +81,8 @@ def backfill(
 ) -> int:
     """Build a range of days in shards, newest first; the same command again goes on where it ended.
 
-    Exit codes: 0 done, 3 nothing to do, 4 products failed, 5 ended by a bound or the canary, 6 unknown, 130 interrupted.
+    Exit codes: 0 done, 1 a shard broke off (see its log, run again), 2 configuration, 3 nothing to do, 4 products failed, 5 ended
+    by a bound or the canary, 6 unknown, 130 interrupted.
     """
     from zarrmill.runs import backfill as driver
     from zarrmill.runs.cuts import parse_day

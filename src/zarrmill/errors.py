@@ -19,6 +19,7 @@ import re
 from typing import Any, ClassVar
 
 EXIT_OK = 0
+EXIT_BROKEN = 1
 EXIT_CONFIG = 2
 EXIT_NOTHING = 3
 EXIT_FAILED = 4

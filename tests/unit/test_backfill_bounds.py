@@ -14,7 +14,7 @@ from fake_run import FAILURES, fake_products, price_list, write_failure
 from zarrmill.config import Settings, parse_settings
 from zarrmill.core.cost import n_within
 from zarrmill.core.shards import Shard
-from zarrmill.errors import EXIT_BOUND, EXIT_FAILED, EXIT_OK, EXIT_UNKNOWN, UnknownStateError
+from zarrmill.errors import EXIT_BOUND, EXIT_BROKEN, EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_UNKNOWN, UnknownStateError
 from zarrmill.io.manifest import write_manifest
 from zarrmill.io.places import place_of
 from zarrmill.io.state import State
@@ -167,6 +167,27 @@ def test_an_outage_is_no_verdict(planner: Planner) -> None:
     assert (outcome.code, outcome.reason) == (EXIT_UNKNOWN, "")
     assert not Path("results/b/canary.json").exists()
     assert len(planner.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("plan", "bulk", "expected"), [(EXIT_CONFIG, "", EXIT_CONFIG), (9, "", EXIT_BROKEN), (0, "exit 1", EXIT_BROKEN)]
+)
+def test_a_shard_that_breaks_off_is_no_failed_product(planner: Planner, plan: int, bulk: str, expected: int) -> None:
+    """A Job tries it again, or ends at once where the configuration is wrong."""
+    planner.code, planner.bulk = plan, bulk or planner.bulk
+    assert ended(planner, 1).code == expected
+
+
+def test_a_shard_that_breaks_off_with_products_left_is_tried_again(planner: Planner) -> None:
+    state = State.of(planner.settings.model_copy(update={"run": "b-0000"}))
+    first, second = fake_products(2)
+    write_failure(state, first, 0, FAILURES[0])
+    planner.bulk = "exit 1"
+    assert ended(planner, 1).code == EXIT_BROKEN
+    write_failure(state, second, 0, FAILURES[0])
+    planner = Planner(planner.settings)
+    planner.bulk = "exit 1"
+    assert ended(planner, 1).code == EXIT_FAILED
 
 
 @pytest.mark.parametrize("bounds", [driver.Bounds(failures=1), driver.Bounds(consecutive_failures=1)])

@@ -14,6 +14,8 @@ from zarrmill.config import Settings
 from zarrmill.core.shards import Shard
 from zarrmill.errors import (
     EXIT_BOUND,
+    EXIT_BROKEN,
+    EXIT_CONFIG,
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_NOTHING,
@@ -203,18 +205,23 @@ class _Driver:
     def outcome(self) -> Outcome:
         """Return how it ended; the exit code says the worst that happened."""
         now, broken = self.snapshot(), self._broken()
-        codes = {part.code for part in self.parts}
-        if self.interrupted:
-            code = EXIT_INTERRUPTED
-        elif self.reason:
-            code = EXIT_BOUND
-        elif EXIT_UNKNOWN in codes:
-            code = EXIT_UNKNOWN
-        elif now.failed or broken:
-            code = EXIT_FAILED
-        else:
-            code = EXIT_OK if now.total else EXIT_NOTHING
+        code = self._code(now)
         return Outcome(code, self.reason, now.total, now.ok, dict(now.failed), tuple(broken), now.cost, now.spent_eur)
+
+    def _code(self, now: ProgressSnapshot) -> int:
+        """Return the exit code: failed products (4) are no reason to try again, a shard that broke off (1) is."""
+        ended = {part.code for part in self.parts} - {None, *GOOD}
+        if self.interrupted:
+            return EXIT_INTERRUPTED
+        if self.reason:
+            return EXIT_BOUND
+        if EXIT_UNKNOWN in ended:
+            return EXIT_UNKNOWN
+        if now.failed and not (ended and now.n_missing):
+            return EXIT_FAILED
+        if ended:
+            return EXIT_CONFIG if ended == {EXIT_CONFIG} else EXIT_BROKEN
+        return EXIT_OK if now.total else EXIT_NOTHING
 
     def settle(self) -> None:
         """Tell of a bound that cut the last shard."""
