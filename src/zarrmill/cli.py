@@ -41,10 +41,11 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
 
 
-def run_plan(settings: Settings, check: Callable[[], None] = lambda: None) -> int:
+def run_plan(settings: Settings, check: Callable[[], None] = lambda: None, *, partial: bool = False) -> int:
     """Plan a run, write the manifest, print what was decided; return the exit code.
 
-    The caller holds the lock of the run. Args: check: raises when it holds it no more; called before anything is written.
+    The caller holds the lock of the run. Args: check: raises when it holds it no more; called before anything is written;
+        partial: products that cannot be told do not count in the exit code.
     """
     from rich.console import Console
 
@@ -57,7 +58,7 @@ def run_plan(settings: Settings, check: Callable[[], None] = lambda: None) -> in
     print_plan(result, Console())
     check()
     write_plan(result, State.of(settings))
-    return result.exit_code
+    return result.exit_code_of_known if partial else result.exit_code
 
 
 def _version(asked: bool) -> None:
@@ -82,6 +83,9 @@ def plan(
     limit: Annotated[int | None, typer.Option(min=1, help="Instead of source.limit: most products.")] = None,
     order: Annotated[str | None, typer.Option(help="Instead of source.order: newest or oldest first.")] = None,
     max_cost: Annotated[float | None, typer.Option(help="Instead of source.max_cost_eur: most that is planned, in EUR.")] = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Be content where some products cannot be told: the others are to be built.")
+    ] = False,
 ) -> int:
     """Decide which products to build and why; write manifest.csv, plan.json and plan.html.
 
@@ -89,7 +93,7 @@ def plan(
     """
     settings = configured(config, run, datetime=dates, limit=limit, order=order, max_cost_eur=max_cost)
     with RunLock(State.of(settings).root).held() as lock:
-        return run_plan(settings, lock.check)
+        return run_plan(settings, lock.check, partial=partial)
 
 
 @app.command()

@@ -294,6 +294,8 @@ def _print_end(told: "Outcome", settings: "Settings", config: Path) -> None:
         print(f"planned cost of what is ok: {euros(told.spent_eur)} of {whole}; the reports tell what was measured")
     for failure_class, n in told.failed.items():
         print(f"  {n} {failure_class}: zarrmill failures {settings.run} --class {failure_class} --config {config}")
+    if told.n_unknown:
+        print(f"  {told.n_unknown} could not be looked at and are left for the next run: see plan.html of their shards")
     for shard_log in told.broken:
         print(f"  did not end well: {shard_log}")
     if told.reason:

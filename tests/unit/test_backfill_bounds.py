@@ -37,6 +37,8 @@ class Planner:
         """Targets that were asked for alone."""
         self.canary, self.bulk, self.code = "exit 0", "sleep 0.3", 0
         """What shells do instead of Snakemake, and how a plan ends."""
+        self.n_unknown = 0
+        """Products of a plan that cannot be told."""
 
     def plan(self, run: str, shard: Shard, limit: int | None, max_cost_eur: float | None) -> list[str]:
         index = len(self.asked)
@@ -50,7 +52,7 @@ class Planner:
         made = Path("made") / run
         write_manifest(taken, place_of(made / "manifest.csv"))
         left_out = {name: n for name, n in skipped.items() if n}
-        body = {"skipped": left_out, "totals": {"refused": 0, "unknown": 0}, "prices": PRICES}
+        body = {"skipped": left_out, "totals": {"refused": 0, "unknown": self.n_unknown}, "prices": PRICES}
         (made / "plan.json").write_text(json.dumps(body))
         return ["sh", "-c", f"sleep 0.2; mkdir -p results/{run}; cp made/{run}/* results/{run}/; exit {self.code}"]
 
@@ -176,6 +178,12 @@ def test_a_shard_that_breaks_off_is_no_failed_product(planner: Planner, plan: in
     """A Job tries it again, or ends at once where the configuration is wrong."""
     planner.code, planner.bulk = plan, bulk or planner.bulk
     assert ended(planner, 1).code == expected
+
+
+def test_products_that_cannot_be_told_stop_nothing_and_are_told_at_the_end(planner: Planner) -> None:
+    planner.n_unknown = 1
+    outcome = ended(planner, 2, canary=driver.Canary(1))
+    assert (outcome.code, outcome.total, outcome.n_unknown, len(planner.asked)) == (EXIT_UNKNOWN, 4, 2, 2)
 
 
 def test_a_shard_that_breaks_off_with_products_left_is_tried_again(planner: Planner) -> None:

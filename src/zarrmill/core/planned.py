@@ -123,8 +123,11 @@ class PlanResult:
     @property
     def exit_code(self) -> int:
         """6 when a product's state cannot be told, 3 when there is nothing to do, else 0."""
-        if self.counts[PlanClass.UNKNOWN]:
-            return EXIT_UNKNOWN
+        return EXIT_UNKNOWN if self.counts[PlanClass.UNKNOWN] else self.exit_code_of_known
+
+    @property
+    def exit_code_of_known(self) -> int:
+        """The same of the products that can be told alone."""
         return EXIT_OK if self.n_to_do else EXIT_NOTHING
 
     def summary(self) -> dict[str, Json]:

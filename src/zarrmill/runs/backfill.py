@@ -84,6 +84,8 @@ class Outcome:
     """Planned cost of ``total`` products; None when no prices are known."""
     spent_eur: float = 0.0
     """Planned cost of ``ok`` products."""
+    n_unknown: int = 0
+    """Products whose source could not be looked at: they are in no manifest, and the next run looks again."""
 
 
 def standing(settings: Settings) -> ProgressSnapshot:
@@ -205,8 +207,8 @@ class _Driver:
     def outcome(self) -> Outcome:
         """Return how it ended; the exit code says the worst that happened."""
         now, broken = self.snapshot(), self._broken()
-        code = self._code(now)
-        return Outcome(code, self.reason, now.total, now.ok, dict(now.failed), tuple(broken), now.cost, now.spent_eur)
+        code, n_unknown = self._code(now), sum(part.n_unknown for part in self.parts)
+        return Outcome(code, self.reason, now.total, now.ok, dict(now.failed), tuple(broken), now.cost, now.spent_eur, n_unknown)
 
     def _code(self, now: ProgressSnapshot) -> int:
         """Return the exit code: failed products (4) are no reason to try again, a shard that broke off (1) is."""
@@ -215,7 +217,7 @@ class _Driver:
             return EXIT_INTERRUPTED
         if self.reason:
             return EXIT_BOUND
-        if EXIT_UNKNOWN in ended:
+        if EXIT_UNKNOWN in ended or any(part.n_unknown for part in self.parts):
             return EXIT_UNKNOWN
         if now.failed and not (ended and now.n_missing):
             return EXIT_FAILED

@@ -49,7 +49,7 @@ class Command:
         size += ["--max-cost", f"{max_cost_eur}"] if max_cost_eur else []
         size += ["--order", self.order] if self.order else []
         base = [sys.executable, "-m", "zarrmill", "plan", "--config", str(self.config)]
-        return [*base, "--run", run, "--datetime", shard.datetime, *size]
+        return [*base, "--run", run, "--datetime", shard.datetime, "--partial", *size]
 
     def run(self, run: str, shard: Shard) -> list[str]:
         """Return the command that runs a shard's manifest."""
@@ -90,6 +90,11 @@ class Part:
     def is_planned(self) -> bool:
         """Whether the plan is made, or never will be."""
         return not self.plans or self.code is not None
+
+    @property
+    def n_unknown(self) -> int:
+        """Products that could not be told when the shard was planned: the next run looks at them again."""
+        return self.planned.skipped.get("unknown", 0) if self.planned else 0
 
     @property
     def failed_at(self) -> tuple[float, ...]:
