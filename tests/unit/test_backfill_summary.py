@@ -13,7 +13,7 @@ from zarrmill.errors import EXIT_BOUND, EXIT_FAILED, EXIT_OK, ConfigError
 from zarrmill.io.places import place_of
 from zarrmill.io.record import dumps
 from zarrmill.io.state import State
-from zarrmill.runs.cuts import Cuts, document, read_cuts, run_name
+from zarrmill.runs.cuts import Cuts, cuts_of, document, read_cuts, run_name
 from zarrmill.runs.summary import Ended, write_summary
 from zarrmill.stages.report import report
 
@@ -91,3 +91,12 @@ def test_cuts_that_were_written_before_their_size_was_still_count(backfill: Sett
     place_of(tmp_path / "results/b/backfill.json").write_text("[]")
     with pytest.raises(ConfigError, match="not a zarrmill/backfill/1 record"):
         read_cuts(backfill)
+
+
+def test_a_backfill_does_not_take_the_name_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its shards would be told instead of the run's products, and its report written over the run's."""
+    monkeypatch.chdir(tmp_path)
+    settings = fake_run(tmp_path, 1, thumbnails=False).settings
+    with pytest.raises(ConfigError, match="demo is a run"):
+        cuts_of(settings, DAY, DAY, 5)
+    assert read_cuts(settings) is None

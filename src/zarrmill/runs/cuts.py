@@ -33,11 +33,15 @@ def cuts_of(settings: Settings, first: date, last: date, n_products: int, *, kee
 
     Their numbers go by ``source.order`` of the first time: newest or oldest days first.
     Args: keep: write down where the range was cut.
-    Raises: ConfigError: the backfill of that name was cut over another range; as ``plan`` where the catalogue is read.
+    Raises: ConfigError: the backfill of that name was cut over another range, or a run has the name; as ``plan`` where the
+        catalogue is read.
     """
     place = _place(settings)
     known = read_cuts(settings)
     if known is None:
+        if State.of(settings).manifest.exists():
+            text = f"{settings.run} is a run, whose summary and report a backfill would replace; take another --name"
+            raise ConfigError(text, kind="usage")
         shards = cut(count_days(settings, load_recipes(settings)), first, last, n_products)
         made = Cuts(shards if settings.source.order == "newest" else shards[::-1], n_products)
         if not keep or place.create(dumps(document(settings, made)).encode()):
