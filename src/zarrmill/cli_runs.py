@@ -1,5 +1,6 @@
 """Verbs for many runs: ``backfill``, ``replay``, ``audit``, ``clean``."""
 
+import re
 import shlex
 import shutil
 import signal
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, date, datetime
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -113,7 +115,7 @@ def backfill(
             print(f"  {run}: {shard.datetime}, {shard.n_listed} products")
         print("nothing was run" if dry_run else f"there is no shard {shard_index}: nothing to do")
         return EXIT_OK if dry_run else EXIT_NOTHING
-    again = shlex.join(["zarrmill", *sys.argv[1:]])
+    again = command_that_goes_on(sys.argv[1:], end, moves=forward)
     print(f"to go on after an end of any kind: {again}")
     print(f"where it stands: zarrmill status {settings.run} --config {config}", flush=True)
     command = Command(config, profile, snakefile, order=order)
@@ -243,6 +245,15 @@ def clean(
         print(f"nothing was removed; run it with --execute {len(chosen)}")
         return EXIT_OK
     return EXIT_FAILED if cleaning.remove(settings, chosen, print) else EXIT_OK
+
+
+def command_that_goes_on(arguments: "Sequence[str]", end: date, *, moves: bool) -> str:
+    """Return the command that goes on: a backfill in shards keeps its days, so ``today`` is the day on which it began."""
+    words = list(arguments)
+    for index, (option, word) in enumerate(pairwise(["", *words])):
+        if not moves and (option in ("--from", "--to") or word.startswith(("--from=", "--to="))):
+            words[index] = re.sub(r"\btoday$", f"{end}", word)
+    return shlex.join(["zarrmill", *words])
 
 
 def _ordered(found: "Sequence[tuple[str, Shard]]", settings: "Settings") -> "Sequence[tuple[str, Shard]]":

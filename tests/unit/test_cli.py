@@ -1,6 +1,7 @@
 """The command line: options are named as they were typed, and every verb that a text names is there."""
 
 import re
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from typer.testing import CliRunner
 
 from zarrmill.cli import app
 from zarrmill.cli_common import parse_duration
+from zarrmill.cli_runs import command_that_goes_on
 from zarrmill.errors import CODES, ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -67,3 +69,12 @@ def test_a_time_that_is_none_is_refused_by_the_name_of_its_option(text: str, opt
     done = CliRunner().invoke(app, option_and_value)
     assert isinstance(done.exception, ConfigError)
     assert done.exception.message == f"{option} {text!r} is not a time like 30m, 12h or 2d"
+
+
+@pytest.mark.parametrize("ends", [("--to", "today"), ("--to=today",)])
+def test_the_command_that_goes_on_has_the_days_of_the_first_time(ends: tuple[str, ...]) -> None:
+    """Tomorrow ``today`` is another day, and with it another backfill."""
+    arguments = ("backfill", "--from", "2025-01-01", *ends, "--name", "today")
+    told = command_that_goes_on(arguments, date(2025, 3, 31), moves=False)
+    assert told == f"zarrmill {' '.join(arguments)}".replace("today", "2025-03-31", 1)
+    assert "today --name" in command_that_goes_on(arguments, date(2025, 3, 31), moves=True)
