@@ -26,7 +26,7 @@ from zarrmill.cli_common import (
     exits,
     parse_duration,
 )
-from zarrmill.errors import EXIT_BOUND, EXIT_FAILED, EXIT_NOTHING, EXIT_OK, ConfigError, ZarrmillError
+from zarrmill.errors import EXIT_BOUND, EXIT_FAILED, EXIT_NOTHING, EXIT_OK, EXIT_UNKNOWN, ConfigError, ZarrmillError
 from zarrmill.io.process import tell
 from zarrmill.prices import euro_range, euros, load_prices
 
@@ -140,7 +140,10 @@ def replay(
     since: Annotated[str | None, typer.Option(help="Only failures since then: 7d, 12h, 30m or a date.")] = None,
     execute: Annotated[bool, typer.Option("--execute", help="Build them again; without, they are only shown.")] = False,
 ) -> int:
-    """Plan the products that failed again, exactly them, and build them. Exit codes: 0 done, 3 none failed, 4 some fail still."""
+    """Plan the products that failed again, exactly them, and build them.
+
+    Exit codes: 0 done, 3 none failed, 4 some fail still, 6 unknown: a run could not be begun, or its state not be read.
+    """
     from zarrmill.io.lock import RunLock
     from zarrmill.io.state import State
     from zarrmill.runs.cuts import runs_of
@@ -150,7 +153,7 @@ def replay(
     from zarrmill.runs.replay import run as run_snakemake
 
     moment = parse_since(since, datetime.now(UTC)) if since else None
-    n, n_left = 0, 0
+    n, n_left, n_built, codes = 0, 0, 0, set()
     for name in runs_of(configured(config, run)):
         settings = configured(config, name)
         records = find_failures(settings, failure_class=failure_class, since=moment)
@@ -164,16 +167,19 @@ def replay(
         for line in again.left_out:
             print(f"{name}: left out: {line}")
         if execute and again.targets:
-            run_snakemake(Command(config, profile, snakefile).targets(name, again.targets))
-            n_left += len(unfinished(settings, again.products))
+            codes.add(run_snakemake(Command(config, profile, snakefile).targets(name, again.targets)))
+            n_unbuilt = len(unfinished(settings, again.products))
+            n_left, n_built = n_left + n_unbuilt, n_built + len(again.products) - n_unbuilt
     if not n and not n_left:
         print("no product failed")
         return EXIT_NOTHING
     print(
-        f"{n} products built again, {n_left} fail still"
+        f"{n_built} products built again, {n_left} fail still"
         if execute
         else f"{n} products would be built again; run it with --execute"
     )
+    if EXIT_UNKNOWN in codes:
+        return EXIT_UNKNOWN
     return EXIT_FAILED if execute and n_left else EXIT_OK
 
 

@@ -6,20 +6,22 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from fake_run import FAILURES, FakeRun, fake_run, write_failure, write_ok
+from fake_run import FAILURES, FakeRun, fake_items, fake_run, write_failure, write_ok
 from typer.testing import CliRunner
 
 from zarrmill.cli import app
-from zarrmill.errors import EXIT_FAILED, EXIT_OK, ConfigError
+from zarrmill.errors import EXIT_FAILED, EXIT_OK, EXIT_UNKNOWN, ConfigError
 from zarrmill.io.progress import SILENT_S, ProgressFile, collect_progress
 from zarrmill.io.record import read_record, write_record
 from zarrmill.io.state import Failures
 from zarrmill.model import FailureRecord
+from zarrmill.runs import replay
 from zarrmill.runs.backfill import standing
 from zarrmill.runs.failures import find_failures, group, parse_since, record_killed
 
@@ -52,6 +54,26 @@ def test_failures_of_four_classes_are_four_groups(run: FakeRun) -> None:
     assert "Raise `memory_mb`" in memory["advice"]["ZM-CAP-MEMORY"]
     assert memory["help"] == {"ZM-CAP-MEMORY": "docs/reference/errors.md#zm-cap-memory"}
     assert all(target.startswith("results/demo/") and target.endswith(".json") for target in memory["targets"])
+
+
+@pytest.mark.parametrize(("code", "expected"), [(1, EXIT_FAILED), (EXIT_UNKNOWN, EXIT_UNKNOWN)])
+def test_replay_says_how_many_it_built_and_an_outage_is_no_failure(
+    run: FakeRun, monkeypatch: pytest.MonkeyPatch, code: int, expected: int
+) -> None:
+    settings = json.loads(Path("config/config.yaml").read_text())
+    settings["source"] |= {"fingerprint": "item"}
+    Path("config/config.yaml").write_text(json.dumps(settings))
+    Path("items.json").write_text(json.dumps({"type": "FeatureCollection", "features": fake_items(run.products)}))
+
+    def build_one(command: Sequence[str]) -> int:
+        target = Path(next(word for word in command if word.endswith(".json")))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("{}")
+        return code
+
+    monkeypatch.setattr(replay, "run", build_one)
+    ended, output = told("replay", "--execute", "--class", "source-timeout")
+    assert (ended, "1 products built again, 1 fail still" in output) == (expected, True), output
 
 
 def test_people_read_example_log_advice_and_command(run: FakeRun) -> None:
