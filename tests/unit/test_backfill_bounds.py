@@ -37,6 +37,8 @@ class Planner:
         """Targets that were asked for alone."""
         self.canary, self.bulk, self.code = "exit 0", "sleep 0.3", 0
         """What shells do instead of Snakemake, and how a plan ends."""
+        self.n_empty = 0
+        """Shards whose plan has no products, the first ones."""
         self.n_unknown = 0
         """Products of a plan that cannot be told."""
 
@@ -44,7 +46,7 @@ class Planner:
         index = len(self.asked)
         self.asked.append((limit, max_cost_eur))
         listed = fake_products(2 * index + 2)[-2:]
-        taken = listed[:limit]
+        taken = listed[:limit] if index >= self.n_empty else ()
         skipped = {"limit": len(listed) - len(taken)}
         if max_cost_eur is not None:
             n = n_within(taken, Prices.model_validate(PRICES), max_cost_eur)
@@ -157,6 +159,21 @@ def test_a_verdict_counts_in_its_session_alone(planner: Planner, session: str) -
     ended(planner, 1, canary=driver.Canary(1, session=session))
     begun = ended(planner, 2, canary=driver.Canary(1, awaited=True, session=session))
     assert (begun.code, begun.total) == (EXIT_OK, 2)
+
+
+def test_a_shard_without_products_is_no_canary(planner: Planner) -> None:
+    planner.n_empty, planner.canary = 1, "exit 1"
+    outcome = ended(planner, 3, canary=driver.Canary(1))
+    assert outcome.reason.startswith("the canary of 1 products failed; see `zarrmill failures b-0001`")
+    assert (outcome.code, len(planner.asked), len(planner.tried)) == (EXIT_BOUND, 2, 1)
+
+
+@pytest.mark.parametrize(("code", "expected"), [(EXIT_CONFIG, EXIT_CONFIG), (1, EXIT_BROKEN)])
+def test_a_plan_that_is_not_made_is_no_failed_canary(planner: Planner, code: int, expected: int) -> None:
+    planner.code = code
+    outcome = ended(planner, 2, canary=driver.Canary(1))
+    assert (outcome.code, outcome.reason, len(planner.asked)) == (expected, "", 1)
+    assert not Path("results/b/canary.json").exists()
 
 
 def test_without_a_canary_nothing_is_waited_for(planner: Planner) -> None:

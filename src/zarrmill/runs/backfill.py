@@ -61,7 +61,7 @@ class Canary:
     """Products that must succeed before anything else is begun."""
 
     n: int = 0
-    """The first ones of the first shard; 0 for none."""
+    """The first ones of the first shard that has any; 0 for none."""
     awaited: bool = False
     """Another driver has the first shard: its verdict is waited for."""
     session: str = ""
@@ -153,24 +153,35 @@ class _Driver:
                     f"{verdict.reason} ({verdict.when}, in another driver); when it is mended, run the first shard again"
                 )
             return verdict.ok
-        tried = self._try_out(*shards[0], canary.n)
+        tried = self._try_out(shards, canary.n)
         if tried is not None:
             verdicts.give(self.settings, canary.session, "" if tried else self.reason)
         return tried is True and not self.reason
 
-    def _try_out(self, run: str, shard: Shard, n: int) -> bool | None:
-        """Plan a shard in full, build its first ``n`` products alone, return whether that went well; None: it cannot be told."""
-        self.drive([partial(self.begin, run, shard, plan_only=True)])
-        for part in [part for part in self.parts if part.code in GOOD and not self.reason]:
-            canary = self.command.targets(run, _first_targets(of_run(self.settings, run), n), shard)
-            self.drive([partial(part.go_on, canary)])
+    def _try_out(self, shards: Sequence[tuple[str, Shard]], n: int) -> bool | None:
+        """Plan a shard in full, build its first ``n`` products alone, return whether that went well; None: it cannot be told.
+
+        A shard without products shows nothing, so the next one is planned then.
+        """
+        for run, shard in shards:
+            self.drive([partial(self.begin, run, shard, plan_only=True)])
+            if self.reason or self.parts[-1].code not in GOOD:
+                return None  # no product was tried
+            targets = _first_targets(of_run(self.settings, run), n)
+            if targets:
+                self.drive([partial(self.parts[-1].go_on, self.command.targets(run, targets, shard))])
+                return self._went_well(self.parts[-1], n)
+        return True
+
+    def _went_well(self, tried: Part, n: int) -> bool | None:
+        """Return whether the canary did; None when it cannot be told: an outage says nothing of the products."""
         if self.interrupted:
             return None
         if self._failed_at() or self._broken():
-            if all(part.code == EXIT_UNKNOWN for part in self.parts):
-                return None  # an outage says nothing of the products
-            logs = ", ".join(f"{part.log}" for part in self.parts)
-            self.reason = self.reason or f"the canary of {n} products failed; see `zarrmill failures {run}` and {logs}"
+            if tried.code == EXIT_UNKNOWN:
+                return None
+            words = f"the canary of {n} products failed; see `zarrmill failures {tried.run}` and {tried.log}"
+            self.reason = self.reason or words
             return False
         return None if self.reason else True
 
