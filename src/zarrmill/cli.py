@@ -166,7 +166,6 @@ def failures(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Group the products that failed and did not succeed since; say what to do. The exit code is 4 when there are any."""
-    from zarrmill.core.story import replay
     from zarrmill.errors import advice, help_of
     from zarrmill.io.record import dumps
     from zarrmill.runs.cuts import runs_of
@@ -187,7 +186,7 @@ def failures(
         print(f"  log of {one.example}: {one.log or 'went with its pod'}")
         for line in one.excerpt.splitlines()[-N_LOG_LINES:] if not one.log else ():
             print(f"    | {line}")
-        print(f"  again: {replay('snakemake --profile profiles/local', one.targets)}\n")
+        print(f"  again: zarrmill replay {settings.run} --class {one.failure_class} --execute --config {config}\n")
     if not groups:
         print("no product failed")
     return EXIT_FAILED if groups else EXIT_OK

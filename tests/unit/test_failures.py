@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -82,8 +83,14 @@ def test_people_read_example_log_advice_and_command(run: FakeRun) -> None:
     assert output.startswith("source-timeout: 2 (2 in convert)\n  2 × ZM-SRC-TIMEOUT: ")
     assert "It is tried again; then replay." in output
     assert "docs/reference/errors.md#zm-src-timeout" in output
-    assert "again: snakemake --profile profiles/local results/demo/" in output
+    assert "again: zarrmill replay demo --class source-timeout --execute --config config/config.yaml\n" in output
     assert "capacity" not in output
+
+
+def test_the_command_that_builds_again_is_for_the_run_that_was_asked_for(run: FakeRun) -> None:
+    shutil.copytree("results/demo", "results/other")
+    _, output = told("failures", "other", "--class", "capacity")
+    assert "again: zarrmill replay other --class capacity --execute" in output
 
 
 def test_end_of_a_log_that_is_gone_is_shown(run: FakeRun) -> None:
