@@ -14,7 +14,7 @@ import typer
 from zarrmill import __version__, cli_runs
 from zarrmill.cli_common import DEFAULT_CONFIG, ConfigOption, RunArgument, RunOption, configured, exits
 from zarrmill.config import Recipe, Settings, load_recipes
-from zarrmill.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ConfigError, ZarrmillError
+from zarrmill.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ConfigError, ZarrmillError, exit_code_of
 from zarrmill.io import bucket
 from zarrmill.io.lock import RunLock
 from zarrmill.io.process import keep_memory, tell
@@ -35,7 +35,7 @@ def main() -> None:
         app()
     except ZarrmillError as error:
         tell(str(error))
-        sys.exit(error.exit_code)
+        sys.exit(exit_code_of(error))
     except KeyboardInterrupt:
         tell("interrupted; run the same command again to go on")
         sys.exit(EXIT_INTERRUPTED)

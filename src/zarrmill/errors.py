@@ -70,6 +70,11 @@ class ZarrmillError(Exception):
         return f"{self.code}: {self.message}"
 
 
+def exit_code_of(error: ZarrmillError) -> int:
+    """Return how a command ends by an error: a write that was lost is an outage, and no product that failed."""
+    return EXIT_UNKNOWN if isinstance(error, StoreError) and error.retryable else error.exit_code
+
+
 class ConfigError(ZarrmillError):
     """The configuration, the manifest or the command line is wrong; nothing was started."""
 

@@ -138,6 +138,18 @@ def test_a_state_that_cannot_be_listed_starts_nothing(
     assert s3_bucket.contents() == before
 
 
+def test_a_plan_that_cannot_be_written_for_now_is_an_outage_and_not_a_failed_product(
+    work: Workspace, proxied: Callable[[str], FaultProxy], s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = proxied(s3_bucket.url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    work.configure(s3={"lease_s": 10.0, "retries": 0})
+    proxy.rules = [Rule(kind="answer", method="PUT", path="/plan/|manifest")]
+    done = work.zarrmill("plan")
+    assert (done.returncode, "ZM-STO-LOST" in done.stderr) == (EXIT_UNKNOWN, True), done.stdout + done.stderr
+    assert not work.state.manifest.exists()
+
+
 def test_a_killed_driver_is_followed_by_the_same_command(work: Workspace, s3_bucket: Bucket) -> None:
     work.plan()
     first = work.start()

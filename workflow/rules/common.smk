@@ -13,7 +13,7 @@ from snakemake.resources import Resource
 
 from zarrmill.config import load_recipes, parse_settings
 from zarrmill.core.room import disk_mb
-from zarrmill.errors import ConfigError, UnknownStateError, ZarrmillError
+from zarrmill.errors import ConfigError, UnknownStateError, ZarrmillError, exit_code_of
 from zarrmill.io import bucket
 from zarrmill.io.failed import SHORT_OF_DISK, SHORT_OF_MEMORY, share_of
 from zarrmill.io.lock import RunLock
@@ -31,7 +31,7 @@ from zarrmill.io.targets import check_provider, fence_plugin, target_root
 def stop(error):
     """End this driver before anything is decided, with the exit code of the error."""
     print(error, file=sys.stderr)
-    sys.exit(error.exit_code)
+    sys.exit(exit_code_of(error))
 
 
 # A graph is made of objects that stay; to look for garbage among them again and again takes a fifteenth of its seconds.

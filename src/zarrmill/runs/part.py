@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from zarrmill.core.shards import Shard
-from zarrmill.errors import EXIT_NOTHING, EXIT_OK, ConfigError, ZarrmillError
+from zarrmill.errors import EXIT_NOTHING, EXIT_OK, ConfigError, ZarrmillError, exit_code_of
 from zarrmill.io.listing import Listing
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.process import die_with_parent
@@ -167,7 +167,7 @@ class Part:
     def end(self, error: ZarrmillError) -> None:
         """Go no further because of an error."""
         self.note(f"{error}")
-        self.code = error.exit_code
+        self.code = exit_code_of(error)
         self.steps.clear()
 
     def note(self, text: str) -> None:
