@@ -136,9 +136,10 @@ def test_since_is_an_age_or_a_date(text: str, expected: str) -> None:
     assert parse_since(text, NOW).isoformat() == expected
 
 
-def test_since_in_other_words_is_refused() -> None:
-    with pytest.raises(ConfigError, match="'a week' is not like 7d"):
-        parse_since("a week", NOW)
+@pytest.mark.parametrize("text", ["a week", "²d", "d", ""])
+def test_since_in_other_words_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{text}' is not like 7d"):
+        parse_since(text, NOW)
 
 
 def killed_process() -> int:

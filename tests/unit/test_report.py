@@ -145,7 +145,7 @@ def test_an_empty_run_has_a_report_that_says_plan(tmp_path: Path) -> None:
     run.state.plan_json.unlink()
     summary = made(run)
     assert story.headline(summary) == "Nothing is planned yet"
-    assert "snakemake --profile profiles/local plan" in html_of(run)
+    assert "snakemake --config run=demo --profile profiles/local plan" in html_of(run)
     assert json_of(run)["counts"] == {"ok": 0, "skipped": 0, "failed": 0, "not done": 0}
 
 
@@ -236,7 +236,7 @@ def test_replay_names_the_failed_targets_when_they_are_few(tmp_path: Path) -> No
     target = State.of(run.settings).target("stac", run.products[2])
     assert story.replay("snakemake --profile x", group.targets) == f"snakemake --profile x {target}"
     assert story.replay("snakemake", tuple("abcdef")) == "snakemake"
-    assert f"snakemake --profile profiles/local {target}" in html_of(run)
+    assert f"snakemake --config run=demo --profile profiles/local {target}" in html_of(run)
 
 
 def test_fifty_failures_of_four_classes_make_four_groups(tmp_path: Path) -> None:

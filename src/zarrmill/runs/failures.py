@@ -30,7 +30,7 @@ def parse_since(text: str, now: datetime) -> datetime:
 
     Raises: ConfigError: it is neither.
     """
-    if text[:-1].isdigit() and text[-1:] in UNITS:
+    if text[:-1].isdecimal() and text[-1:] in UNITS:
         with suppress(OverflowError):
             return now - timedelta(seconds=int(text[:-1]) * UNITS[text[-1]])
     try:

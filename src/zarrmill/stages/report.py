@@ -32,7 +32,7 @@ from zarrmill.io.state import PRODUCT_STAGES, Failures, State
 from zarrmill.model import ConvertReceipt, FailureRecord, Json, Measured, Product, ValidationReport, Verdict
 from zarrmill.prices import euros, parse_prices
 
-COMMAND = "snakemake --profile profiles/local"
+COMMAND = "snakemake --config run={run} --profile profiles/local"
 """What starts a run on one machine."""
 MAX_QUICKLOOKS = 60
 """Most thumbnails that are put into the page."""
@@ -46,21 +46,21 @@ def report(
     page_to: Place | None = None,
     summary_to: Place | None = None,
     workdir: Path | None = None,
-    command: str = COMMAND,
     now: datetime | None = None,
     catalog: bool = False,
 ) -> Summary:
     """Write ``report/index.html`` and ``summary.json`` of a run and return the summary.
 
     Args: page_to, summary_to: where to write them, by default in the run's state; workdir: folder that relative paths start
-    from, by default the current one; command: what the user typed to run, shown as the way to continue; now: time of the report;
-    catalog: link to the catalogue though it may not be there yet, because it is written at the same time.
+    from, by default the current one; now: time of the report; catalog: link to the catalogue though it may not be there yet,
+    because it is written at the same time.
     Raises: CapacityError, StoreError: the report cannot be written; UnknownStateError: the state cannot be listed.
         Unreadable records never raise.
     """
     summary, records, recipes, reader = _survey(settings, workdir, now)
     stores = _stores(settings.store_root, workdir or Path(), reader.state.report.parent)
     (summary_to or reader.state.summary).write_text(dumps(summary_json(summary)))
+    command = COMMAND.format(run=settings.run)
     (page_to or reader.state.report).write_text(_html(summary, records, reader, stores, command, recipes, catalog=catalog))
     return summary
 
