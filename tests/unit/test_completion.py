@@ -171,6 +171,7 @@ REFUSED: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
     (BAND, lambda n: n.update(fill_value=1), "fill_value 1, expected 0"),
     (BAND, lambda n: n.update(codecs=codecs(n), chunk_grid=GRID), "without shards, expected sharding_indexed"),
     (MASK, lambda n: n["codecs"].insert(1, {"name": "transpose"}), r"'transpose', 'blosc'\]"),
+    (MASK, lambda n: n["attributes"].update({"_FillValue": 255}), "fill_value 0, expected 255 as _FillValue"),
     (f"{BANDS}/r20m", lambda n: n["attributes"]["spatial:transform"].__setitem__(2, 435790.0), "spatial:transform .* disagrees"),
 ]
 GRID = {"name": "regular", "configuration": {"chunk_shape": [90, 90]}}
@@ -184,6 +185,16 @@ def test_what_cannot_be_completed_is_refused_and_names_relayout(source_copy, tmp
         run(source, tmp_path / "out")
     assert caught.value.code == "ZM-SRC-LAYOUT"
     assert not (tmp_path / "out").exists()
+
+
+def test_masked_value_becomes_the_fill_value_when_the_store_is_laid_out_anew(source_copy, tmp_path: Path) -> None:
+    source = source_copy("l2a-v3")
+    edit_node(source, MASK, lambda node: node["attributes"].update({"_FillValue": 255}))  # as xarray writes it
+    receipt = run(source, tmp_path / "out", zarr3_source="relayout")
+    array = zarr.open_group(receipt.store, mode="r")[MASK]
+    assert (array.fill_value, array.attrs["_FillValue"]) == (255, 255)
+    report = validate(receipt.store, source=str(source), recipe=complete_recipe(zarr3_source="relayout"))
+    assert report.verdict is Verdict.PASS
 
 
 def test_wrong_transform_is_only_told_when_the_store_is_laid_out_anew(source_copy, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import geozarr_reference as ref
 import numpy as np
 import pytest
 import zarr
-from builders import set_array_field
+from builders import set_array_field, set_attr
 from products import product_row, recipe_for
 
 from zarrmill.core.estimate import estimate, read_tree
@@ -145,6 +145,21 @@ def test_nodata_counts_in_a_mean_only_where_the_source_declares_it(source_copy, 
         wanted = ref.slow_level(values, 3, "average", nodata=nodata)
         np.testing.assert_array_equal(made["quality/probability/r60m/cld"][:], wanted)
         assert made["quality/probability/r60m/cld"].attrs.get("_FillValue") == declared
+
+
+@pytest.mark.parametrize("masked", [0, 255.0])
+def test_value_that_only_an_attribute_masks_is_no_data_too(source_copy, tmp_path: Path, masked: float) -> None:
+    source = source_copy("l2a")
+    path = "quality/probability/r20m/cld"
+    set_array_field(source, path, "fill_value", None)  # readers of Zarr v2 then take the attribute
+    set_attr(source, path, "_FillValue", masked)
+    receipt = run(source, tmp_path, overviews=ALL)
+    made = zarr.open_group(receipt.store, mode="r")
+    for level in (path, "quality/probability/r60m/cld"):
+        assert (made[level].attrs["_FillValue"], made[level].fill_value) == (masked, masked)
+    if masked == 0:
+        wanted = ref.slow_level(made[path][:], 3, "average", nodata=True)
+        np.testing.assert_array_equal(made["quality/probability/r60m/cld"][:], wanted)
 
 
 def test_pattern_that_matches_nothing_is_told(shared_sources: dict[str, Path], tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def coordinate_plans(path: str, grid: Grid) -> list[tuple[ArrayPlan, Grid]]:
 
 
 def fill_value(array: SourceArray) -> Any:
-    """Return the Zarr fill value; the neutral one of the dtype where the source declares none."""
+    """Return the Zarr fill value: the value that is masked, else the source's; the neutral one of the dtype where it has none."""
     if array.dtype == "string":
         return array.fill_value if isinstance(array.fill_value, str) else ""
     kind = np.dtype(array.dtype).kind
@@ -85,12 +85,20 @@ def fill_value(array: SourceArray) -> Any:
         return "NaN" if array.fill_value is None else array.fill_value
     if kind == "b":
         return bool(array.fill_value)
-    return 0 if array.fill_value is None else array.fill_value
+    stated = 0 if array.fill_value is None else array.fill_value
+    return fill_attribute(array).get("_FillValue", stated)  # readers that know no _FillValue mask the same
 
 
 def fill_attribute(array: SourceArray) -> dict[str, Any]:
-    """Return ``_FillValue`` for integers whose source masks a value; readers of Zarr v2 took it from the array's fill value."""
+    """Return ``_FillValue`` for integers whose source masks a value; one that the dtype cannot hold masks nothing.
+
+    Readers of Zarr v2 take it from the array's fill value, and from the attribute only where that is null.
+    """
     if array.dtype == "string" or np.dtype(array.dtype).kind not in "iu":
         return {}
-    stated = array.attributes.get("_FillValue") if array.encoding.get("zarr_format") == 3 else array.fill_value
-    return {"_FillValue": int(stated)} if isinstance(stated, int | float) and not isinstance(stated, bool) else {}
+    by_attribute = array.encoding.get("zarr_format") == 3 or array.fill_value is None
+    stated = array.attributes.get("_FillValue") if by_attribute else array.fill_value
+    if not isinstance(stated, int | float) or isinstance(stated, bool):
+        return {}
+    held = np.iinfo(array.dtype)
+    return {"_FillValue": int(stated)} if held.min <= stated <= held.max and stated == int(stated) else {}

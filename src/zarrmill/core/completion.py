@@ -34,7 +34,7 @@ def completed(plan: StorePlan, measurements: str) -> StorePlan:
         rasters += [replace(task, outputs=made)] if made else []
     copies = []
     for source, output in plan.copies:
-        if output.dtype == source.dtype != "string" and not _obstacle(source):
+        if output.dtype == source.dtype != "string" and not (_obstacle(source) or _fill_obstacle(source, output)):
             taken.append(Taken(source, _kept(source, output), mandatory=False))
         else:
             copies.append((source, output))
@@ -44,7 +44,7 @@ def completed(plan: StorePlan, measurements: str) -> StorePlan:
 
 def _taken(task: RasterTask, output: ArrayPlan, measurements: str) -> Taken:
     source = task.source
-    if obstacle := _obstacle(source):
+    if obstacle := _obstacle(source) or _fill_obstacle(source, output):
         raise _refused(source.path, obstacle)
     if source.path.startswith(f"{measurements}/"):
         n_chunks = math.prod(-(-size // chunk) for size, chunk in zip(source.shape, source.chunks, strict=True))
@@ -88,6 +88,12 @@ def _obstacle(source: SourceArray) -> str:
     if node["chunk_grid"]["name"] != "regular" or node.get("storage_transformers"):
         return "an irregular chunk grid or storage transformers, expected neither"
     return _width_obstacle(source, inner)
+
+
+def _fill_obstacle(source: SourceArray, output: ArrayPlan) -> str:
+    """Say that a value is masked that is not the fill value: readers that know only one of the two would disagree."""
+    stated = output.attributes.get("_FillValue", source.fill_value)
+    return "" if stated == source.fill_value else f"fill_value {source.fill_value!r}, expected {stated!r} as _FillValue"
 
 
 def _width_obstacle(source: SourceArray, codecs: list[dict[str, Any]]) -> str:
