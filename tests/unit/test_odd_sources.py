@@ -216,3 +216,32 @@ def test_band_that_lacks_its_native_level_is_refused(source_copy, tmp_path):
     with pytest.raises(SourceError, match="band b05 begins at 60 m, expected at 20 m") as caught:
         run(source, tmp_path / "out")
     assert caught.value.code == "ZM-SRC-LAYOUT"
+
+
+DISAGREE = [
+    (f"{BAND}/.zarray", lambda node: node.pop("filters"), "KeyError"),
+    (f"{BAND}/.zarray", lambda node: node.pop("compressor"), "KeyError"),
+    (f"{BAND}/.zarray", lambda node: node.pop("order"), "KeyError"),
+    (f"{BAND}/.zarray", lambda node: node.update(compressor="zlib"), "compressor 'zlib'"),
+    (f"{BAND}/.zarray", lambda node: node.update(dimension_separator=None), "dimension_separator None"),
+    (f"{BAND}/.zarray", lambda node: node.update(shape=[180.0, 180.0]), "whole numbers"),
+    (f"{ANGLES}/.zattrs", lambda node: node.update(_ARRAY_DIMENSIONS=[1, 2, 3]), "dimensions"),
+]
+
+
+@pytest.mark.parametrize(("node", "change", "words"), DISAGREE, ids=[str(n) for n in range(len(DISAGREE))])
+def test_array_that_does_not_say_how_it_is_stored_is_refused(source_copy, node, change, words):
+    source = source_copy("l2a")
+    edit_metadata(source, lambda nodes: change(nodes[node]))
+    with pytest.raises(SourceError, match=words) as caught:
+        read_tree(Objects(str(source)))
+    assert caught.value.code == "ZM-SRC-METADATA"
+
+
+@pytest.mark.parametrize("group", ["", "conditions/"])
+def test_group_without_attributes_that_are_any_is_refused(source_copy, group):
+    source = source_copy("l2a")
+    edit_metadata(source, lambda nodes: nodes.update({f"{group}.zattrs": None}))
+    with pytest.raises(SourceError, match="not whole consolidated metadata") as caught:
+        read_tree(Objects(str(source)))
+    assert caught.value.code == "ZM-SRC-METADATA"

@@ -20,16 +20,17 @@ type Nodes = tuple[dict[str, Mapping[str, Any]], dict[str, SourceArray]]
 def nodes_v2(document: dict[str, Any]) -> Nodes:
     """Return what a ``.zmetadata`` holds."""
     metadata = document["metadata"]
-    groups = {key[: -len(".zgroup")].rstrip("/"): metadata.get(key[: -len(".zgroup")] + ".zattrs", {})
-              for key in metadata if key.rpartition("/")[2] == ".zgroup"}  # fmt: skip
+    names = [key[: -len(".zgroup")] for key in metadata if key.rpartition("/")[2] == ".zgroup"]
+    groups: dict[str, Mapping[str, Any]] = {name.rstrip("/"): dict(metadata.get(f"{name}.zattrs", {})) for name in names}
     arrays = {}
     for key, node in metadata.items():
         if key.rpartition("/")[2] != ".zarray":
             continue
         path = key[: -len("/.zarray")]
         attributes = dict(metadata.get(f"{path}/.zattrs", {}))
-        names = attributes.get("_ARRAY_DIMENSIONS")
-        arrays[path] = _array(path, node, node["dtype"], node["chunks"], names, attributes)
+        _check_v2(path, node)
+        dims = attributes.get("_ARRAY_DIMENSIONS")
+        arrays[path] = _array(path, node, node["dtype"], node["chunks"], dims, attributes)
     if "" not in groups:
         raise KeyError(".zgroup")
     return _with_parents(groups, arrays), arrays
@@ -38,10 +39,10 @@ def nodes_v2(document: dict[str, Any]) -> Nodes:
 def nodes_v3(document: dict[str, Any]) -> Nodes:
     """Return what a ``zarr.json`` with consolidated metadata holds."""
     nodes = document["consolidated_metadata"]["metadata"]
-    groups: dict[str, Mapping[str, Any]] = {"": document.get("attributes", {})}
+    groups: dict[str, Mapping[str, Any]] = {"": dict(document.get("attributes", {}))}
     arrays = {}
     for path, node in nodes.items():
-        attributes = node.get("attributes", {})
+        attributes = dict(node.get("attributes", {}))
         if node["node_type"] == "group":
             groups[path] = attributes
             continue
@@ -50,6 +51,16 @@ def nodes_v3(document: dict[str, Any]) -> Nodes:
         chunks = grid["configuration"]["chunk_shape"]
         arrays[path] = _array(path, node, node["data_type"], chunks, node.get("dimension_names"), attributes)
     return _with_parents(groups, arrays), arrays
+
+
+def _check_v2(path: str, node: Mapping[str, Any]) -> None:
+    """Raise KeyError or ValueError when a ``.zarray`` does not say how its chunks are named, ordered and compressed."""
+    separator = node.get("dimension_separator", ".")
+    if node["order"] not in ("C", "F") or separator not in (".", "/"):
+        raise ValueError(f"{path}: order {node['order']!r}, dimension_separator {separator!r}")
+    for key in ("compressor", "filters"):
+        if not isinstance(node[key], dict | list | None):
+            raise ValueError(f"{path}: {key} {node[key]!r}")
 
 
 def _with_parents(groups: dict[str, Mapping[str, Any]], arrays: Mapping[str, SourceArray]) -> dict[str, Mapping[str, Any]]:
@@ -64,23 +75,32 @@ def _with_parents(groups: dict[str, Mapping[str, Any]], arrays: Mapping[str, Sou
 
 def _array(path: str, node: Mapping[str, Any], stored: Any, chunks: Any, dims: Any, attributes: Mapping[str, Any]) -> SourceArray:
     """Return one array. Raises: ValueError: what the metadata says of it cannot all be true."""
-    shape, dtype = tuple(node["shape"]), _dtype(stored)
+    shape, dtype, name = _sizes(path, node["shape"]), _dtype(stored), path.rpartition("/")[2]
+    names = [f"{name}_dim_{i}" if dim is None else dim for i, dim in enumerate(dims or [None] * len(shape))]
     is_integer = dtype != "string" and np.dtype(dtype).kind in "iu"
     array = SourceArray(
         path=path,
         shape=shape,
         dtype=dtype,
-        chunks=tuple(chunks),
-        dims=tuple(dims or [f"{path.rpartition('/')[2]}_dim_{i}" for i in range(len(shape))]),
+        chunks=_sizes(path, chunks),
+        dims=tuple(names),
         fill_value=_fill_value(node["fill_value"], is_integer),
         attributes=attributes,
         encoding=node,
     )
     if not len(array.shape) == len(array.chunks) == len(array.dims) or 0 in array.chunks:
         raise ValueError(f"{array.path}: shape {array.shape}, chunks {array.chunks} and dimensions {array.dims} disagree")
+    if not all(isinstance(dim, str) for dim in names):
+        raise ValueError(f"{array.path}: dimensions {array.dims}")
     if is_integer and not (array.fill_value is None or _fits(array.fill_value, dtype)):
         raise ValueError(f"{array.path}: fill value {array.fill_value!r} in {array.dtype}")
     return array
+
+
+def _sizes(path: str, values: Any) -> tuple[int, ...]:
+    if not all(type(value) is int and value >= 0 for value in values):
+        raise ValueError(f"{path}: sizes {values!r}, expected whole numbers")
+    return tuple(values)
 
 
 def _fits(value: Any, dtype: str) -> bool:
