@@ -10,6 +10,7 @@ import xarray as xr
 import zarr
 from builders import drop_chunk, remove_attr, set_array_field, set_attr
 from products import grd_recipe, product_row, recipe_for
+from test_completion import edit_node
 
 from zarrmill.core import estimate
 from zarrmill.errors import SourceError
@@ -245,3 +246,12 @@ def test_group_without_attributes_that_are_any_is_refused(source_copy, group):
     with pytest.raises(SourceError, match="not whole consolidated metadata") as caught:
         read_tree(Objects(str(source)))
     assert caught.value.code == "ZM-SRC-METADATA"
+
+
+@pytest.mark.parametrize("path", [BAND, ANGLES])
+def test_codec_that_is_not_known_is_refused_by_name(source_copy, tmp_path, path):
+    source, bytes_ = source_copy("l2a-v3"), {"name": "bytes", "configuration": {"endian": "little"}}
+    edit_node(source, path, lambda node: node.update(codecs=[bytes_, {"name": "vnd.none", "configuration": {}}]))
+    with pytest.raises(SourceError, match=rf"array {path}: .*vnd\.none.*expected one that zarr-python reads") as caught:
+        run(source, tmp_path / "out")
+    assert caught.value.code == "ZM-SRC-LAYOUT"

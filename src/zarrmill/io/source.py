@@ -224,7 +224,7 @@ class _ZarrRows:
         for key in object_keys(array):
             if not objects.exists(key):
                 on_missing(key)
-        self._zarr = open_v3(objects, array)
+        self._zarr = open_zarr(objects, array)
         self._row: tuple[int, int] = (-1, -1)
         self._rows: NDArray[Any] = np.empty((0, 0))
 
@@ -280,11 +280,16 @@ def _v2_keys(array: SourceArray) -> list[str]:
     return [f"{array.path}/" + (separator.join(map(str, index)) or "0") for index in np.ndindex(*counts)]
 
 
-def open_v3(objects: Objects, array: SourceArray) -> Any:
-    """Open a Zarr v3 array with zarr-python."""
+def open_zarr(objects: Objects, array: SourceArray) -> Any:
+    """Open an array with zarr-python. Raises: SourceError: it cannot read what the metadata says (``layout``), or no answer."""
     import zarr
 
-    return zarr.open_array(store=objects.zarr_store(), path=array.path, mode="r", zarr_format=3)
+    try:
+        return zarr.open_array(store=objects.zarr_store(), path=array.path, mode="r", zarr_format=array.encoding["zarr_format"])
+    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+        reason = f"{type(error).__name__}: {error}".split("\n")[0]
+        found = f"{objects.href}: array {array.path}: {reason}; expected one that zarr-python reads"
+        raise SourceError(f"{found}; report it to the provider", kind="layout") from error
 
 
 def read_whole(objects: Objects, array: SourceArray, on_missing: Missing | None = None) -> NDArray[Any]:
@@ -299,14 +304,12 @@ def read_whole(objects: Objects, array: SourceArray, on_missing: Missing | None 
         return ChunkRows(objects, array, on_missing).read_all()
     import warnings
 
-    import zarr
-
     for key in _v2_keys(array) if is_v2 else ():
         if not objects.exists(key):
             on_missing(key)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zarr warns of dtypes whose v3 form is not final; the source is as it is
-        handle = zarr.open_array(store=objects.zarr_store(), path=array.path, mode="r")
+        handle = open_zarr(objects, array)
     return read_zarr(objects, array, handle, ...)
 
 

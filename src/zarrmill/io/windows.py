@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from zarrmill.errors import SourceError
 from zarrmill.io.objects import MissingObjectError, Objects
 from zarrmill.io.pieces import BloscPieces, PiecewiseObjects
-from zarrmill.io.source import ChunkRows, Missing, object_keys, open_v3, read_zarr
+from zarrmill.io.source import ChunkRows, Missing, object_keys, open_zarr, read_zarr
 from zarrmill.model import SourceArray, SourceTree
 
 LINES = 128
@@ -229,7 +229,7 @@ class _ZarrLines:
         for key in object_keys(array):
             if not objects.exists(key):
                 on_missing(key)
-        self._zarr = open_v3(objects, array)
+        self._zarr = open_zarr(objects, array)
 
     def fetch(self, chunks: Sequence[tuple[int, int]], run: Run) -> None:
         """They are fetched when they are read."""
