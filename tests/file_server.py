@@ -20,6 +20,8 @@ class FileServer:
     tags: Literal["etag", "none"] = "none"
     """Whether answers carry an entity tag; the host of EOPF products sends none."""
     ranges: bool = True
+    absent: int = 404
+    """Status of what is not there; buckets that must not be listed say 403."""
     url: str = ""
 
     def href(self, path: Path) -> str:
@@ -28,9 +30,11 @@ class FileServer:
 
 
 @contextmanager
-def file_server(folder: Path, *, tags: Literal["etag", "none"] = "none", ranges: bool = True) -> Iterator[FileServer]:
+def file_server(
+    folder: Path, *, tags: Literal["etag", "none"] = "none", ranges: bool = True, absent: int = 404
+) -> Iterator[FileServer]:
     """Serve until the block ends."""
-    served = FileServer(folder, tags, ranges)
+    served = FileServer(folder, tags, ranges, absent)
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"served": served}))
     with running(server) as served.url:
         yield served
@@ -64,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.served.folder / unquote(urlsplit(self.path).path).lstrip("/")
         if not path.is_file():
-            self._send(404, b"", {})
+            self._send(self.served.absent, b"", {})
             return
         data = path.read_bytes()
         headers = {"Accept-Ranges": "bytes"} if self.served.ranges else {}

@@ -8,7 +8,9 @@ from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zarr
 from fault_proxy import Rule, denied, expired, no_bucket, slow_down, wrong_clock
 from file_server import file_server
 from products import product_row, recipe_for
@@ -17,6 +19,7 @@ from zarrmill.config import S3
 from zarrmill.errors import SourceError, UnknownStateError
 from zarrmill.io import bucket as buckets
 from zarrmill.io.objects import MissingObjectError, Objects
+from zarrmill.io.source import read_tree, read_whole
 from zarrmill.stages.convert import convert
 
 DATA = bytes(range(256)) * 8000
@@ -114,6 +117,21 @@ def test_absent_object_is_absent(place):
     with pytest.raises(MissingObjectError):
         objects.get("nothing")
     assert not objects.exists("nothing")
+
+
+@pytest.mark.parametrize(("kind", "small"), [("l2a", "conditions/geometry/band"), ("l2a-v3", "conditions/geometry/x")])
+def test_host_that_refuses_what_is_not_there_is_read_all_the_same(shared_sources, kind, small):
+    source = shared_sources[kind]
+    with file_server(source.parent, absent=403) as server:
+        objects = Objects(server.href(source))
+        tree = read_tree(objects)
+        np.testing.assert_array_equal(read_whole(objects, tree.arrays[small]), zarr.open_group(source, mode="r")[small][...])
+
+
+def test_host_that_refuses_everything_is_denied(tmp_path):
+    with file_server(tmp_path, absent=403) as server, pytest.raises(SourceError, match=r"/\.zmetadata: access denied") as caught:
+        read_tree(Objects(f"{server.url}/product.zarr"))
+    assert caught.value.code == "ZM-SRC-DENIED"
 
 
 def test_missing_bucket_is_never_an_absent_object(s3_bucket, proxied):

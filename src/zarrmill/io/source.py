@@ -30,11 +30,18 @@ def read_metadata(objects: Objects) -> tuple[str, bytes]:
 
     Raises: SourceError: no product there (``missing``), its metadata is not consolidated (``metadata``), no answer.
     """
+    refused = None
     for key in (".zmetadata", "zarr.json"):
         try:
             return key, objects.get(key)
         except MissingObjectError:
             continue
+        except SourceError as error:  # buckets that must not be listed refuse what is not there
+            if error.kind != "denied":
+                raise
+            refused = refused or error
+    if refused is not None:
+        raise refused
     if any(objects.exists(key) for key in (".zgroup", ".zattrs")):
         found = "a Zarr v2 group without .zmetadata, expected consolidated metadata"
         raise SourceError(f"{objects.href}: {found}; report it to the provider", kind="metadata")
