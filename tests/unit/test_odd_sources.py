@@ -1,6 +1,7 @@
 """Products that are not quite like those that were seen: what is equal in meaning is converted, anything else is named."""
 
 import json
+import re
 from pathlib import Path
 
 import numcodecs
@@ -253,5 +254,44 @@ def test_codec_that_is_not_known_is_refused_by_name(source_copy, tmp_path, path)
     source, bytes_ = source_copy("l2a-v3"), {"name": "bytes", "configuration": {"endian": "little"}}
     edit_node(source, path, lambda node: node.update(codecs=[bytes_, {"name": "vnd.none", "configuration": {}}]))
     with pytest.raises(SourceError, match=rf"array {path}: .*vnd\.none.*expected one that zarr-python reads") as caught:
+        run(source, tmp_path / "out")
+    assert caught.value.code == "ZM-SRC-LAYOUT"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("scale_factor", None, "scale_factor None, add_offset -0.1, expected two numbers"),
+        ("scale_factor", "0.0001", "scale_factor '0.0001'"),
+        ("add_offset", float("nan"), "scale_factor 0.0001, add_offset nan"),
+        ("_FillValue", 65535, "DN 65535 is masked, expected 0 or none"),
+    ],
+)
+def test_band_whose_values_cannot_be_known_is_refused(source_copy, tmp_path, key, value, words):
+    source = source_copy("l2a")
+    set_array_field(source, BAND, "fill_value", None)
+    set_attr(source, BAND, key, value)
+    with pytest.raises(SourceError, match=f"{BAND}: {words}") as caught:
+        run(source, tmp_path / "out")
+    assert caught.value.code == "ZM-SRC-LAYOUT"
+
+
+def test_band_without_an_offset_has_none_and_its_store_passes(source_copy, tmp_path):
+    source = source_copy("l2a")
+    for level in ("r10m", "r20m", "r60m"):
+        remove_attr(source, f"measurements/reflectance/{level}/b02", "add_offset")
+    receipt = run(source, tmp_path / "out")
+    assert verdict(receipt) is Verdict.PASS
+    assert not [found for found in validate(receipt.store, threads=2).findings if found.code == "arrays.scale"]
+
+
+def test_band_on_no_level_is_refused_by_name(source_copy, tmp_path):
+    def move(nodes):
+        for key in [key for key in nodes if key.startswith("measurements/reflectance/") and "/b02/" in key]:
+            nodes[re.sub(r"r\d+m/b02", "other/b02", key)] = nodes.pop(key)
+
+    source = source_copy("l2a")
+    edit_metadata(source, move)
+    with pytest.raises(SourceError, match="other/b02: band b02 lies on no level") as caught:
         run(source, tmp_path / "out")
     assert caught.value.code == "ZM-SRC-LAYOUT"

@@ -95,7 +95,7 @@ def check_arrays(tree: StoreTree, source: GivenTree | None, checks: Checks, limi
         if source is not None:
             _check_against_source(node, array, source, checks)
         elif reflectance and tree.ours and "polarization" not in node.attributes:
-            found = [node.attributes.get(key) for key in ("scale_factor", "add_offset")]
+            found = [node.attributes.get("scale_factor"), node.attributes.get("add_offset", 0)]  # CF 1.11, 8.1
             ok = all(isinstance(value, int | float) for value in found)
             checks.expect(ok, "arrays.scale", path, f"scale_factor and add_offset are {found}, expected two numbers")
 

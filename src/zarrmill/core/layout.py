@@ -1,5 +1,6 @@
 """From a source's metadata and a recipe to the plan of its store, before a pixel is touched."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from zarrmill.core import conventions as cv
 from zarrmill.core.array_plans import (
     coordinate_plans,
     copy_plan,
+    fill_attribute,
     fill_value,
     is_mandatory,
     is_quicklook,
@@ -175,9 +177,27 @@ def _check_bands(tree: SourceTree, layout: SourceLayout) -> None:
         if array.dtype != layout.dtype:
             raise _unlike(f"{array.path}: dtype {array.dtype}, expected {layout.dtype}")
     for name in sorted(S2_BANDS.keys() & set(layout.bands)):
-        finest = min(int(m[1]) for array in bands if array.name == name and (m := LEVEL.search(array.group)))
+        own = [array for array in bands if array.name == name]
+        finest = min((int(m[1]) for array in own if (m := LEVEL.search(array.group))), default=None)
+        if finest is None:
+            raise _unlike(f"{own[0].path}: band {name} lies on no level, expected {layout.multiscales}/r{S2_BANDS[name].gsd_m}m")
         if finest > S2_BANDS[name].gsd_m:
             raise _unlike(f"{layout.multiscales}: band {name} begins at {finest} m, expected at {S2_BANDS[name].gsd_m} m")
+        _check_values(own)
+
+
+def _check_values(bands: Iterable[SourceArray]) -> None:
+    """Raise SourceError when a band masks another DN than 0, or its DN cannot become reflectance.
+
+    An ``add_offset`` that is not stated is 0 (CF 1.11, 8.1); a ``scale_factor`` is always needed.
+    """
+    for array in bands:
+        masked = fill_attribute(array).get("_FillValue", 0)
+        if masked != 0:
+            raise _unlike(f"{array.path}: DN {masked} is masked, expected 0 or none")
+        found = array.attributes.get("scale_factor"), array.attributes.get("add_offset", 0)
+        if not all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in found):
+            raise _unlike(f"{array.path}: scale_factor {found[0]!r}, add_offset {found[1]!r}, expected two numbers")
 
 
 def _left_out(tree: SourceTree, pixels: Pixels, pyramid: Pyramid, kept: set[str]) -> Iterable[Finding]:
