@@ -14,6 +14,7 @@ from products import grd_recipe, product_row, recipe_for
 from test_completion import edit_node
 
 from zarrmill.core import estimate
+from zarrmill.core.layout import source_crs
 from zarrmill.errors import SourceError
 from zarrmill.io.objects import Objects
 from zarrmill.io.source import read_tree
@@ -295,3 +296,43 @@ def test_band_on_no_level_is_refused_by_name(source_copy, tmp_path):
     with pytest.raises(SourceError, match="other/b02: band b02 lies on no level") as caught:
         run(source, tmp_path / "out")
     assert caught.value.code == "ZM-SRC-LAYOUT"
+
+
+def state_crs(product: Path, root: dict, **stated: object) -> None:
+    """Let a product state its CRS in its root, and on its bands, in this way only."""
+
+    def change(nodes):
+        for key, node in nodes.items():
+            node.pop("proj:epsg", None)
+            node.pop("proj:code", None)
+            if key.startswith("measurements/reflectance/r10m/b") and key.endswith(".zattrs"):
+                node.update(stated)
+        nodes[".zattrs"]["other_metadata"].pop("horizontal_CRS_code", None)
+        nodes[".zattrs"].update(root)
+
+    edit_metadata(product, change)
+
+
+@pytest.mark.parametrize(
+    ("root", "stated"),
+    [
+        ({}, {"proj:epsg": "32618"}),
+        ({}, {"proj:epsg": 32618.0}),
+        ({}, {"proj:code": "epsg:32618"}),
+        ({"other_metadata": {"horizontal_CRS_code": 32618}}, {}),
+        ({"stac_discovery": {"properties": {"proj:epsg": 32618}}}, {}),
+    ],
+)
+def test_crs_may_be_stated_as_number_or_text(source_copy, root, stated):
+    source = source_copy("l2a")
+    state_crs(source, root, **stated)
+    assert source_crs(read_tree(Objects(str(source)))) == "EPSG:32618"
+
+
+@pytest.mark.parametrize("code", ["EPSG:999999", "EPSG:4326"])
+def test_crs_that_is_unknown_or_in_degrees_is_refused(source_copy, code):
+    source = source_copy("l2a")
+    state_crs(source, {"other_metadata": {"horizontal_CRS_code": code}})
+    with pytest.raises(SourceError, match=f"CRS '{code}', expected EPSG:<code> of a projected CRS") as caught:
+        source_crs(read_tree(Objects(str(source))))
+    assert caught.value.code == "ZM-SRC-CRS"

@@ -90,20 +90,20 @@ def check_type(tree: SourceTree, product_type: str) -> None:
 def source_crs(tree: SourceTree) -> str:
     """Return the CRS that a product states, as ``EPSG:<code>``.
 
-    Read from the arrays' ``proj:epsg`` or ``proj:code``, their groups' ``proj:code`` and ``horizontal_CRS_code`` of the root.
-    Raises: SourceError: none states one, or they disagree.
+    Read from the arrays' ``proj:epsg`` or ``proj:code``, their groups' ``proj:code``, ``horizontal_CRS_code`` of the root and,
+    where none of these says one, the properties of its ``stac_discovery``. A code may be a number or text.
+    Raises: SourceError: none states one, they disagree, or it is no projected CRS that is known.
     """
-    stated: dict[str, str] = {}
-    other = tree.groups[""].get("other_metadata", {})
-    if isinstance(other, Mapping) and other.get("horizontal_CRS_code"):
-        stated["other_metadata.horizontal_CRS_code"] = str(other["horizontal_CRS_code"]).upper()
     nodes: list[tuple[str, Mapping[str, Any]]] = [(p, a.attributes) for p, a in tree.arrays.items()]
     nodes += [(path, attributes) for path, attributes in tree.groups.items() if LEVEL.search(path)]
-    for path, attributes in nodes:
-        if isinstance(attributes.get("proj:code"), str):
-            stated[path] = attributes["proj:code"].upper()
-        elif isinstance(attributes.get("proj:epsg"), int):
-            stated[path] = f"EPSG:{attributes['proj:epsg']}"
+    stated = {path: code for path, attributes in nodes if (code := _stated_code(attributes))}
+    other = tree.groups[""].get("other_metadata", {})
+    if isinstance(other, Mapping) and (code := _code(other.get("horizontal_CRS_code"))):
+        stated["other_metadata.horizontal_CRS_code"] = code
+    discovery = tree.groups[""].get("stac_discovery")
+    properties = discovery.get("properties") if isinstance(discovery, Mapping) else None
+    if not stated and isinstance(properties, Mapping) and (code := _stated_code(properties)):
+        stated["stac_discovery"] = code
     codes = set(stated.values())
     if not codes:
         found = "no proj:epsg, proj:code or horizontal_CRS_code anywhere; the CRS cannot be known"
@@ -114,9 +114,33 @@ def source_crs(tree: SourceTree) -> str:
             f"the product states more than one CRS: {examples}; expected one; report it to the provider", kind="crs"
         )
     code = codes.pop()
-    if not re.fullmatch(r"EPSG:\d+", code):
-        raise SourceError(f"CRS {code!r}, expected EPSG:<code>; report it to the provider", kind="crs")
+    if not re.fullmatch(r"EPSG:\d+", code) or not _is_projected(code):
+        raise SourceError(f"CRS {code!r}, expected EPSG:<code> of a projected CRS; report it to the provider", kind="crs")
     return code
+
+
+def _stated_code(attributes: Mapping[str, Any]) -> str:
+    return _code(attributes.get("proj:code")) or _code(attributes.get("proj:epsg"))
+
+
+def _code(value: Any) -> str:
+    """Return a stated CRS as upper-case ``<authority>:<code>``, empty for what says nothing; a bare number is of EPSG."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = str(value).strip().upper() if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    if text in ("NULL", "NONE"):
+        return ""
+    return f"EPSG:{text}" if text.isdecimal() else text
+
+
+def _is_projected(code: str) -> bool:
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    try:
+        return bool(CRS.from_user_input(code).is_projected)
+    except CRSError:
+        return False
 
 
 def level_groups(tree: SourceTree, pixels: Pixels) -> dict[str, int]:
