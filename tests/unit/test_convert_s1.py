@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,16 @@ def test_broken_products_are_refused_and_nothing_is_sealed(sources, tmp_path, ki
     with pytest.raises(SourceError, match=text) as caught:
         run(broken(kind, sources, tmp_path), tmp_path / "out")
     assert caught.value.code == code
+    assert not list((tmp_path / "out").rglob("*.zarr/zarr.json"))
+
+
+def test_image_that_its_control_points_do_not_cover_is_refused(tmp_path):
+    spec = GrdSpec(shape=(800, 60), polarisations=("VV",))
+    scene = synthetic_scene(spec)
+    source = build_grd(spec, tmp_path, replace(scene, lines=np.rint(scene.lines / 4)))
+    with pytest.raises(SourceError, match=r"lines 0 to 200 for an image of \(800, 60\); expected .* within 512") as caught:
+        run(source, tmp_path / "out")
+    assert caught.value.code == "ZM-SRC-LAYOUT"
     assert not list((tmp_path / "out").rglob("*.zarr/zarr.json"))
 
 
