@@ -695,6 +695,10 @@ class TestEstimates:
         assert (size.n_objects, round(size.n_bytes / 1e6)) == (n_objects, mega)
         assert size.n_objects <= shipped.validation.max_objects
 
+    def test_a_radar_image_that_is_none_does_not_end_the_plan(self) -> None:
+        arrays = (SourceArray("S01SIWGRD_X_VV/measurements/grd", (), 2),)
+        assert estimate(SourceTree(2, frozenset(), arrays), Pixels()).n_bytes == 2
+
     def test_a_quicklook_counts_when_the_recipe_converts_it(self) -> None:
         arrays = (SourceArray("quality/l2a_quicklook/r10m/tci", (3, 180, 180), 1),)
         tree = SourceTree(2, frozenset({"quality", "quality/l2a_quicklook"}), arrays)

@@ -95,7 +95,7 @@ def _parsed(data: bytes) -> Json:
 
 def estimate(tree: SourceTree, pixels: Pixels) -> Estimate:
     """Return what converting ``tree`` by ``pixels`` reads and writes."""
-    images = [array for array in tree.arrays if _GRD.match(array.path)]
+    images = [array for array in tree.arrays if _GRD.match(array.path) and len(array.shape) == 2]
     if images:
         return _radar_estimate(tree, images, pixels)
     kept = [array for array in tree.arrays if _is_kept(array.path, pixels)]
