@@ -228,6 +228,8 @@ DISAGREE = [
     (f"{BAND}/.zarray", lambda node: node.update(compressor="zlib"), "compressor 'zlib'"),
     (f"{BAND}/.zarray", lambda node: node.update(dimension_separator=None), "dimension_separator None"),
     (f"{BAND}/.zarray", lambda node: node.update(shape=[180.0, 180.0]), "whole numbers"),
+    (f"{BAND}/.zarray", lambda node: node.pop("zarr_format"), "KeyError"),
+    (f"{ANGLES}/.zarray", lambda node: node.update(fill_value=[]), r"fill value \[\] in <f8"),
     (f"{ANGLES}/.zattrs", lambda node: node.update(_ARRAY_DIMENSIONS=[1, 2, 3]), "dimensions"),
 ]
 

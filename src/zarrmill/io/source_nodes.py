@@ -13,6 +13,8 @@ import numpy as np
 
 from zarrmill.model import SourceArray
 
+_FLOATS = ("NaN", "Infinity", "-Infinity")
+
 type Nodes = tuple[dict[str, Mapping[str, Any]], dict[str, SourceArray]]
 """Attributes of groups, and arrays, by path; the root's path is empty."""
 
@@ -92,8 +94,10 @@ def _array(path: str, node: Mapping[str, Any], stored: Any, chunks: Any, dims: A
         raise ValueError(f"{array.path}: shape {array.shape}, chunks {array.chunks} and dimensions {array.dims} disagree")
     if not all(isinstance(dim, str) for dim in names):
         raise ValueError(f"{array.path}: dimensions {array.dims}")
-    if is_integer and not (array.fill_value is None or _fits(array.fill_value, dtype)):
+    if dtype != "string" and not (array.fill_value is None or _fits(array.fill_value, np.dtype(dtype))):
         raise ValueError(f"{array.path}: fill value {array.fill_value!r} in {array.dtype}")
+    if node["zarr_format"] not in (2, 3):
+        raise ValueError(f"{array.path}: zarr_format {node['zarr_format']!r}")
     return array
 
 
@@ -103,8 +107,14 @@ def _sizes(path: str, values: Any) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _fits(value: Any, dtype: str) -> bool:
-    return isinstance(value, int) and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
+def _fits(value: Any, dtype: np.dtype[Any]) -> bool:
+    """Return whether a fill value is one of ``dtype``; of floats also by name or, in Zarr v3, by their bits."""
+    if dtype.kind == "f":
+        by_name = isinstance(value, str) and (value in _FLOATS or value.startswith("0x"))
+        return by_name or (isinstance(value, int | float) and not isinstance(value, bool))
+    if dtype.kind in "iu":
+        return isinstance(value, int) and np.iinfo(dtype).min <= value <= np.iinfo(dtype).max
+    return dtype.kind != "b" or isinstance(value, int)
 
 
 def _fill_value(value: Any, is_integer: bool) -> Any:
