@@ -89,5 +89,5 @@ def big(n_products: int) -> Size:
         watch_s=1.0,
         lease_s=20.0,
         n_compared=max(20, n_products // 5),
-        round_timeout_s=3600.0,
+        round_timeout_s=7200.0,
     )
