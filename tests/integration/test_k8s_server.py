@@ -227,6 +227,15 @@ def test_deleting_a_job_ends_its_processes(cluster, api):
     assert pods_of(core, "a") == []
 
 
+def test_nothing_of_a_container_outlives_its_first_process(cluster, api):
+    core, batch = api
+    batch.create_namespaced_job(
+        NS, job("a", "setsid sh -c 'echo $$ > pid; exec sleep 60' & while ! test -s pid; do :; done; cat pid")
+    )
+    ended(batch, "a")
+    assert group_is_gone(int(core.read_namespaced_pod_log(pods_of(core, "a")[0].metadata.name, NS)))
+
+
 def test_not_more_pods_run_at_once_than_the_node_holds(cluster, api):
     _core, batch = api
     for name in "abcd":

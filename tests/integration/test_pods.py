@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -245,6 +246,20 @@ def test_run_goes_on_after_the_api_was_away(run):
     assert code == 0, output
     assert run.made() == {"a": "a 400", "b": "b 400"}
     assert objects_left(run.cluster) == []
+
+
+def test_driver_that_breaks_off_leaves_no_job_that_waits_for_its_secret(run):
+    run.cluster.fault("pending", match=r"name=slow\b")
+    run.cluster.fault("exit", match=r"name=bad\b")
+    process = run.start("bad,slow")
+    until(lambda: run.cluster.count("create", "jobs", 201) == 2, timeout_s=60)
+    logs = run.folder / ".snakemake/auxiliary/kubernetes-logs"
+    shutil.rmtree(logs, ignore_errors=True)
+    logs.write_text("the log of a pod cannot be written here")
+    code, output = finish(process)
+    assert code == 1
+    assert str(logs.relative_to(run.folder)) in output
+    assert [entry for entry in objects_left(run.cluster) if "slow" in entry or "bad" in entry] == []
 
 
 def test_failed_pod_leaves_its_log_and_how_it_ended(run):

@@ -233,6 +233,7 @@ class Kubelet:
             return
         self._state(running, "Running", {"running": {"startedAt": now()}})
         reason = self._watch(running, running.process)
+        end_container(running.folder)
         if reason == "Evicted":
             self._evict(running, "Pod was over its share of the node.", 137)
         else:
@@ -355,6 +356,17 @@ def end_group(process: "subprocess.Popen[bytes]", grace_s: float) -> None:
             process.wait(timeout=wait_s)
         except (ProcessLookupError, subprocess.TimeoutExpired):
             continue
+
+
+def end_container(folder: Path) -> None:
+    """End what is left of a container: nothing outlives its first process, whatever session or group it has made for itself."""
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()).is_relative_to(folder):
+                process.kill()
+                process.wait(timeout=10)
+        except psutil.Error:
+            continue  # it ended, or is of somebody else
 
 
 def _exit_code(process: "subprocess.Popen[bytes]") -> int:

@@ -188,6 +188,7 @@ def drop_crs(path):
         node = key[: -len("/.zattrs")] if "/" in key else ""
         for name in [name for name in document["metadata"][key] if name in ("proj:epsg", "proj:code")]:
             remove_attr(path, node, name)
+    remove_attr(path, "", "stac_discovery")
     other = document["metadata"][".zattrs"]["other_metadata"]
     set_attr(path, "", "other_metadata", {k: v for k, v in other.items() if "CRS" not in k})
 

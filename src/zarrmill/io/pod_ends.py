@@ -40,7 +40,7 @@ class PodEnds:
     told: Callable[[EndedPod], None] | None = None
     """Told of each Job that failed, before the executor hears of it and starts the next try."""
     targets: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Name of a Job to what it makes."""
+    """Name of a Job that has not ended, as far as is known, to what it makes."""
     _failed: dict[str, Any] = field(default_factory=dict)  # Any: pods of the Kubernetes client, which has no types
     _statuses: dict[str, Any] = field(default_factory=dict)
 
@@ -48,8 +48,10 @@ class PodEnds:
         """Remember the status of a Job that was just read; None: somebody deleted it."""
         if found is None:
             self._tell(job, reason="Deleted", end="Job deleted by someone else")
-        else:
-            self._statuses[job] = found.status
+            return
+        self._statuses[job] = found.status
+        if found.status.succeeded:
+            self.targets.pop(job, None)
 
     def keep_pods(self, client: Any, selector: str, pods: list[Any]) -> None:
         """Remember how the pods of a Job ended; a failed Job that has none any more has no log either, so it is told now."""

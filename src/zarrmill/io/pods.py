@@ -9,6 +9,7 @@ stand-in of the tests (``tests/integration/test_pods.py`` shows every one with a
 * A second pod of one Job ends the run; a pod that ended before its container began is left behind.
 * On 401 it loads a kubeconfig, which a pod does not have, and calls ``kubectl``, which the image does not have: the run ends.
 * A 409 ends the run, also that of a quota which many Jobs reach at once.
+* A driver that breaks off removes the Secret of its Jobs and leaves the Jobs: pods wait for it to their deadline, and hold quota.
 * Jobs cannot be given a deadline, a priority, labels, an owner or a security context.
 """
 
@@ -253,6 +254,15 @@ def _writes(client: Any, template: Body, ends: PodEnds) -> None:
     batch.create_namespaced_job, core.create_namespaced_secret = whole_job, owned_secret
     for api, name in ((core, "delete_namespaced_pod"), (core, "delete_namespaced_secret"), (batch, "delete_namespaced_job")):
         setattr(api, name, _absent_is_none(client, getattr(api, name)))
+    drop_secret = core.delete_namespaced_secret
+
+    @wraps(drop_secret)
+    def jobs_first(self: Any, name: str, namespace: str, **kwargs: Any) -> Any:
+        for job in list(ends.targets):
+            batch(self.api_client).delete_namespaced_job(job, namespace, propagation_policy="Background")
+        return drop_secret(self, name, namespace, **kwargs)
+
+    core.delete_namespaced_secret = jobs_first
 
 
 def _once(client: Any, post: Callable[..., Any], api: Any, namespace: str, body: Body, **kwargs: Any) -> Any:
