@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -260,6 +261,15 @@ def test_driver_that_breaks_off_leaves_no_job_that_waits_for_its_secret(run):
     assert code == 1
     assert str(logs.relative_to(run.folder)) in output
     assert [entry for entry in objects_left(run.cluster) if "slow" in entry or "bad" in entry] == []
+
+
+def test_status_that_is_refused_ends_the_run_and_leaves_nothing(run):
+    run.cluster.fault("pending", match=r"name=slow\b")
+    run.cluster.fault("status", match="GET .*/status", code=403)
+    code, output = run("slow")
+    assert code == 1
+    assert re.search(r"ZM-UNK-OUTAGE: Kubernetes API: status of snakejob-\S+: 403 Forbidden; start another driver", output)
+    assert objects_left(run.cluster) == []
 
 
 def test_failed_pod_leaves_its_log_and_how_it_ended(run):

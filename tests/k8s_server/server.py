@@ -34,6 +34,7 @@ ROUTE = re.compile(
 )
 REASONS = {
     401: "Unauthorized",
+    403: "Forbidden",
     404: "NotFound",
     409: "Conflict",
     429: "TooManyRequests",

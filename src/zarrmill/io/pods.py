@@ -175,11 +175,14 @@ def _authorised(client: Any) -> None:
                 with suppress(ConfigException, YAMLError):  # the file is being written
                     self.configuration = _credentials(client)
                     self.rest_client = client.rest.RESTClientObject(self.configuration)
-        # Not an ApiException: the executor would drop the job that it asked about, and wait for it for ever.
-        text = f"Kubernetes API: 401 for {sum(AUTH_WAITS_S):.0f} s, credentials were read again each time; start another driver"
-        raise UnknownStateError(text, kind="outage")
+        raise _lost(f"401 for {sum(AUTH_WAITS_S):.0f} s, credentials were read again each time")
 
     client.ApiClient.call_api = authorised
+
+
+def _lost(found: str) -> UnknownStateError:
+    """Return what ends the run: after an error of the client the executor drops the job it asked about, and waits for ever."""
+    return UnknownStateError(f"Kubernetes API: {found}; start another driver", kind="outage")
 
 
 def _credentials(client: Any) -> Any:
@@ -195,6 +198,8 @@ def _credentials(client: Any) -> Any:
 
 
 def _reads(client: Any, ends: PodEnds) -> None:
+    import urllib3
+
     core, batch = client.CoreV1Api, client.BatchV1Api
     list_pods, read_log, read_status = core.list_namespaced_pod, core.read_namespaced_pod_log, batch.read_namespaced_job_status
 
@@ -218,7 +223,11 @@ def _reads(client: Any, ends: PodEnds) -> None:
 
     @wraps(read_status)
     def any_status(self: Any, name: str, *args: Any, **kwargs: Any) -> Any:
-        found = lenient(self, name, *args, **kwargs)
+        try:
+            found = lenient(self, name, *args, **kwargs)
+        except (client.ApiException, urllib3.exceptions.HTTPError) as error:
+            reason = " ".join(f"{getattr(error, 'status', None) or type(error).__name__} {getattr(error, 'reason', '')}".split())
+            raise _lost(f"status of {name}: {reason}") from error
         ends.keep_status(name, found)
         return found
 
