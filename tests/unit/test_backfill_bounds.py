@@ -229,3 +229,13 @@ def test_failures_of_an_earlier_session_do_not_meet_a_bound(planner: Planner, bo
     planner.bulk = f"sleep 0.1; cp {record} {record.with_name('convert-002.json')}; sleep 5"
     outcome = ended(planner, 2, bounds)
     assert (outcome.code, len(planner.asked)) == (EXIT_BOUND, 1)
+
+
+def test_a_product_that_failed_before_is_no_canary(planner: Planner) -> None:
+    shards = [State.of(planner.settings.model_copy(update={"run": f"b-{index:04d}"})) for index in range(2)]
+    products = fake_products(4)
+    for state, product in ((shards[0], products[0]), (shards[0], products[1]), (shards[1], products[2])):
+        write_failure(state, product, 0, FAILURES[0])
+    outcome = ended(planner, 2, canary=driver.Canary(2))
+    assert [target.rpartition("/")[2] for target in planner.tried] == [f"{products[3].name}.json"]
+    assert outcome.total == 4, "what failed before is tried again with the bulk"

@@ -26,7 +26,7 @@ from zarrmill.errors import (
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.places import place_of
 from zarrmill.io.progress import ProgressSnapshot, collect_progress, together
-from zarrmill.io.state import PRODUCT_STAGES, State
+from zarrmill.io.state import PRODUCT_STAGES, Failures, State
 from zarrmill.prices import Cost, euros
 from zarrmill.runs import canary as verdicts
 from zarrmill.runs.cuts import of_run, runs_of
@@ -61,7 +61,7 @@ class Canary:
     """Products that must succeed before anything else is begun."""
 
     n: int = 0
-    """The first ones of the first shard that has any; 0 for none."""
+    """The first ones that never failed, of the first shard that has any; 0 for none."""
     awaited: bool = False
     """Another driver has the first shard: its verdict is waited for."""
     session: str = ""
@@ -161,7 +161,7 @@ class _Driver:
     def _try_out(self, shards: Sequence[tuple[str, Shard]], n: int) -> bool | None:
         """Plan a shard in full, build its first ``n`` products alone, return whether that went well; None: it cannot be told.
 
-        A shard without products shows nothing, so the next one is planned then.
+        A shard without products, or with such as failed before alone, shows nothing, so the next one is planned then.
         """
         for run, shard in shards:
             self.drive([partial(self.begin, run, shard, plan_only=True)])
@@ -325,6 +325,12 @@ class _Driver:
 
 
 def _first_targets(settings: Settings, n: int) -> list[str]:
-    """Return the last targets of the first ``n`` products of a manifest. Raises: as ``read_manifest``."""
-    named = named_state(settings)
-    return [named.target(PRODUCT_STAGES[-1], one).href for one in read_manifest(State.of(settings).manifest)[:n]]
+    """Return the last targets of the first ``n`` products of a manifest that did not fail in an earlier session.
+
+    One that did says nothing of the others; with it as canary, a product that cannot be converted would stop a backfill for good.
+    Raises: as ``read_manifest``; UnknownStateError: the failures cannot be listed.
+    """
+    state, named = State.of(settings), named_state(settings)
+    failed = {place.parent.name for place in Failures(state).places()}
+    fresh = [product for product in read_manifest(state.manifest) if product.name not in failed]
+    return [named.target(PRODUCT_STAGES[-1], product).href for product in fresh[:n]]
