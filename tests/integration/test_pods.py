@@ -235,6 +235,22 @@ def test_conflict_and_lost_answer_of_a_new_job_end_no_run(run):
     assert objects_left(run.cluster) == []
 
 
+QUOTA = """
+{apiVersion: v1, kind: ResourceQuota, metadata: {name: small, namespace: zarrmill}, spec: {hard: {count/jobs.batch: "2"}}}
+"""
+
+
+def test_jobs_wait_for_a_quota_that_is_full(run):
+    run.cluster.load(QUOTA)
+    code, output = run("a,b,c,d")
+    assert code == 0, output
+    assert run.made() == {name: f"{name} 400" for name in "abcd"}
+    assert output.count("Jobs wait for a place in the namespace: ") == 1
+    assert "exceeded quota: small" in output
+    assert run.cluster.count("create", "jobs", 403) >= 2
+    assert objects_left(run.cluster) == []
+
+
 def test_run_goes_on_after_the_api_was_away(run):
     process = run.start("a,b")
     deadline = time.monotonic() + 30

@@ -8,7 +8,7 @@ stand-in of the tests (``tests/integration/test_pods.py`` shows every one with a
   was deleted; a submission that fails once ends the run.
 * A second pod of one Job ends the run; a pod that ended before its container began is left behind.
 * On 401 it loads a kubeconfig, which a pod does not have, and calls ``kubectl``, which the image does not have: the run ends.
-* A 409 ends the run, also that of a quota which many Jobs reach at once.
+* A 409 ends the run, also that of a quota which many Jobs reach at once; so does a quota of Jobs that is full.
 * A driver that breaks off removes the Secret of its Jobs and leaves the Jobs: pods wait for it to their deadline, and hold quota.
 * Jobs cannot be given a deadline, a priority, labels, an owner or a security context.
 """
@@ -22,13 +22,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import wraps
+from functools import partial, wraps
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from zarrmill.errors import ConfigError, UnknownStateError
 from zarrmill.io.pod_ends import EndedPod, PodEnds, usefulness
+from zarrmill.io.process import tell
 from zarrmill.io.session import SESSION, session
 
 EXECUTOR = "snakemake-executor-plugin-kubernetes"
@@ -44,6 +45,8 @@ RETRIED = (429, 500, 502, 503, 504)
 TARGETS = "zarrmill/targets"
 """Annotation of a Job: what it makes."""
 
+type Post = Callable[[], Any]
+"""Posts a Job of which the quota of the namespace had no place."""
 type Body = dict[str, Any]
 """A Kubernetes object as JSON: Any, as its keys are the API's."""
 
@@ -67,11 +70,11 @@ def fence_executor(environment: Mapping[str, str] = os.environ, ended: Callable[
     template = read_template(environment)
     from kubernetes import client
 
-    ends = PodEnds(ended)
+    ends, waiting = PodEnds(ended), dict[str, Post]()
     _patient(client)
     _authorised(client)
-    _reads(client, ends)
-    _writes(client, template, ends)
+    _reads(client, ends, waiting)
+    _writes(client, template, ends, waiting)
     _fenced = True
 
 
@@ -197,7 +200,7 @@ def _credentials(client: Any) -> Any:
     return found
 
 
-def _reads(client: Any, ends: PodEnds) -> None:
+def _reads(client: Any, ends: PodEnds, waiting: dict[str, Post]) -> None:
     import urllib3
 
     core, batch = client.CoreV1Api, client.BatchV1Api
@@ -224,6 +227,8 @@ def _reads(client: Any, ends: PodEnds) -> None:
     @wraps(read_status)
     def any_status(self: Any, name: str, *args: Any, **kwargs: Any) -> Any:
         try:
+            if not _is_posted(client, waiting, name):
+                return client.V1Job(status=client.V1JobStatus())  # neither failed nor succeeded
             found = lenient(self, name, *args, **kwargs)
         except (client.ApiException, urllib3.exceptions.HTTPError) as error:
             reason = " ".join(f"{getattr(error, 'status', None) or type(error).__name__} {getattr(error, 'reason', '')}".split())
@@ -235,7 +240,7 @@ def _reads(client: Any, ends: PodEnds) -> None:
     batch.read_namespaced_job_status = any_status
 
 
-def _writes(client: Any, template: Body, ends: PodEnds) -> None:
+def _writes(client: Any, template: Body, ends: PodEnds, waiting: dict[str, Post]) -> None:
     core, batch = client.CoreV1Api, client.BatchV1Api
     post_job, post_secret = batch.create_namespaced_job, core.create_namespaced_secret
 
@@ -252,7 +257,16 @@ def _writes(client: Any, template: Body, ends: PodEnds) -> None:
             # The executor shows this class in one line, any other with its traceback.
             text = f"container image {image}: expected NAME@sha256:..., a tag may move during a run; set ZARRMILL_IMAGE"
             raise client.ApiException(status=0, reason=text)
-        return _once(client, post_job, self, namespace, job, **kwargs)
+        post = partial(_once, client, post_job, self, namespace, job, **kwargs)
+        try:
+            return post()
+        except client.ApiException as error:
+            if not _is_over_quota(error):
+                raise
+            if not waiting:
+                tell(f"Kubernetes: Jobs wait for a place in the namespace: {_message(error)}")
+        waiting[job["metadata"]["name"]] = post
+        return job
 
     @wraps(post_secret)
     def owned_secret(self: Any, namespace: str, body: Any, **kwargs: Any) -> Any:
@@ -291,11 +305,36 @@ def _once(client: Any, post: Callable[..., Any], api: Any, namespace: str, body:
     raise AssertionError("the last try returns or raises")
 
 
-def _already_exists(error: Any) -> bool:
+def _is_posted(client: Any, waiting: dict[str, Post], job: str) -> bool:
+    """Return whether a Job is in the cluster; one that a quota kept out is posted again."""
     try:
-        return bool(json.loads(error.body)["reason"] == "AlreadyExists")
-    except (ValueError, KeyError, TypeError):
-        return False
+        if job in waiting:
+            waiting[job]()
+            del waiting[job]
+    except client.ApiException as error:
+        if not _is_over_quota(error):
+            raise
+    return job not in waiting
+
+
+def _is_over_quota(error: Any) -> bool:
+    return bool(error.status == 403 and "exceeded quota" in _message(error))
+
+
+def _message(error: Any) -> str:
+    return str(_answer(error).get("message", ""))
+
+
+def _already_exists(error: Any) -> bool:
+    return bool(_answer(error).get("reason") == "AlreadyExists")
+
+
+def _answer(error: Any) -> Body:
+    try:
+        found = json.loads(error.body)
+    except (ValueError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _absent_is_none(client: Any, call: Callable[..., Any]) -> Callable[..., Any]:
