@@ -217,7 +217,8 @@ def drop_crs(product: Path) -> None:
     for key in [key for key in document if key.endswith(".zattrs")]:
         for name in {"proj:epsg", "proj:code"} & set(document[key]):
             builders.remove_attr(product, key.removesuffix(".zattrs").rstrip("/"), name)
-    builders.remove_attr(product, "", "other_metadata/horizontal_CRS_code")
+    for name in ("other_metadata/horizontal_CRS_code", "stac_discovery/properties/proj:epsg"):
+        builders.remove_attr(product, "", name)
 
 
 def field(path: str, key: str, value: Any) -> Callable[[Path], None]:
