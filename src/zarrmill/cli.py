@@ -143,8 +143,12 @@ def status(
     run: RunArgument = None,
     config: ConfigOption = DEFAULT_CONFIG,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON line.")] = False,
+    ended: Annotated[bool, typer.Option("--ended", help="The run has ended: exit code 1 when products are left.")] = False,
 ) -> int:
-    """Tell where a run stands from its state alone, also while it runs. The exit code is 4 when something failed, else 0."""
+    """Tell where a run stands from its state alone, also while it runs. The exit code is 4 when something failed, else 0.
+
+    With --ended it is 6 when products could not be looked at, 1 when some are left, as both are worth another try.
+    """
     from json import dumps
 
     from zarrmill.io.progress import format_line, progress_json
@@ -153,6 +157,8 @@ def status(
     settings = configured(config, run)
     snapshot, now = standing(settings), datetime.now(UTC)
     print(dumps({"run": settings.run, **progress_json(snapshot, now)}) if json else format_line(snapshot, now))
+    if ended:
+        return snapshot.ended_code
     return EXIT_FAILED if snapshot.n_failed else EXIT_OK
 
 

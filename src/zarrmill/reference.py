@@ -47,6 +47,7 @@ def errors_markdown() -> str:
     lines += ["| exit code | meaning |", "| --- | --- |"]
     meanings = {
         0: "all done",
+        1: "broke off with products left: run again",
         2: "usage or configuration error",
         3: "nothing to do",
         4: "finished, something failed",

@@ -17,6 +17,7 @@ from fake_run import FAILURES, FakeRun, fake_products, fake_run, price_list, wri
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from snakemake_logger_plugin_zarrmill import LogHandler, jobs
+from zarrmill.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_OK, EXIT_UNKNOWN
 from zarrmill.io import progress
 from zarrmill.io.places import place_of
 from zarrmill.io.progress import (
@@ -188,6 +189,20 @@ def test_the_last_of_several_failures_counts(tmp_path: Path) -> None:
             if kind[0] in path.parts:
                 os.utime(path, (1000 + index, 1000 + index))
     assert collect_progress(run.state, run.products).failed == {"capacity": 1}
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "code"),
+    [
+        (ProgressSnapshot(total=3, ok=3), EXIT_OK),
+        (ProgressSnapshot(total=3, ok=3, skipped={"cloud": 2}), EXIT_OK),
+        (ProgressSnapshot(total=3, ok=2, failed={"unknown": 1}), EXIT_FAILED),
+        (ProgressSnapshot(total=3, ok=1, failed={"unknown": 1}), EXIT_BROKEN),
+        (ProgressSnapshot(total=3, ok=2, failed={"store": 1}, skipped={"unknown": 1}), EXIT_UNKNOWN),
+    ],
+)
+def test_how_a_run_ended_says_whether_another_try_is_worth_it(snapshot: ProgressSnapshot, code: int) -> None:
+    assert snapshot.ended_code == code
 
 
 def test_an_empty_state_has_nothing_done(tmp_path: Path) -> None:

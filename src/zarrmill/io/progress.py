@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from threading import Event, RLock, Thread
 
-from zarrmill.errors import ZarrmillError
+from zarrmill.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_OK, EXIT_UNKNOWN, ZarrmillError
 from zarrmill.io.listing import Listing
 from zarrmill.io.places import Place
 from zarrmill.io.places import together as places_together
@@ -232,6 +232,15 @@ class ProgressSnapshot:
     def n_missing(self) -> int:
         """Products that are neither ok nor failed nor running."""
         return max(0, self.total - self.ok - self.n_failed - len({beat.product for beat in self.running}))
+
+    @property
+    def ended_code(self) -> int:
+        """Exit code of a run that ended like this: 6 products could not be looked at, 1 some are left, 4 some failed, else 0."""
+        if self.skipped.get("unknown"):
+            return EXIT_UNKNOWN
+        if self.n_missing:
+            return EXIT_BROKEN
+        return EXIT_FAILED if self.failed else EXIT_OK
 
 
 def collect_progress(

@@ -293,7 +293,7 @@ def open_zarr(objects: Objects, array: SourceArray) -> Any:
 
     try:
         return zarr.open_array(store=objects.zarr_store(), path=array.path, mode="r", zarr_format=array.encoding["zarr_format"])
-    except (ValueError, TypeError, KeyError, NotImplementedError) as error:
+    except (ValueError, TypeError, KeyError, NotImplementedError) as error:  # what zarr-python raises for such metadata
         reason = f"{type(error).__name__}: {error}".split("\n")[0]
         found = f"{objects.href}: array {array.path}: {reason}; expected one that zarr-python reads"
         raise SourceError(f"{found}; report it to the provider", kind="layout") from error
