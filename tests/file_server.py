@@ -22,6 +22,10 @@ class FileServer:
     ranges: bool = True
     absent: int = 404
     """Status of what is not there; buckets that must not be listed say 403."""
+    head: int = 200
+    """Status of every HEAD where it is not done at all."""
+    length: bool = True
+    """Whether answers tell how long they are; without, a body comes in pieces (chunked transfer coding)."""
     url: str = ""
 
     def href(self, path: Path) -> str:
@@ -31,10 +35,16 @@ class FileServer:
 
 @contextmanager
 def file_server(
-    folder: Path, *, tags: Literal["etag", "none"] = "none", ranges: bool = True, absent: int = 404
+    folder: Path,
+    *,
+    tags: Literal["etag", "none"] = "none",
+    ranges: bool = True,
+    absent: int = 404,
+    head: int = 200,
+    length: bool = True,
 ) -> Iterator[FileServer]:
     """Serve until the block ends."""
-    served = FileServer(folder, tags, ranges, absent)
+    served = FileServer(folder, tags, ranges, absent, head, length)
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"served": served}))
     with running(server) as served.url:
         yield served
@@ -58,6 +68,9 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Stay quiet when a client goes away."""
+
+
+_CHUNKED = {"Transfer-Encoding": "chunked"}
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -90,15 +103,19 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(206, data[start:stop], {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"})
 
     def do_HEAD(self) -> None:
-        self.do_GET()
+        if self.served.head == 200:
+            self.do_GET()
+        else:
+            self._send(self.served.head, b"", {})
 
     def _send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(data))}.items():
+        tells = self.served.length or not data
+        for name, value in {**headers, **({"Content-Length": str(len(data))} if tells else _CHUNKED)}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data)
+            self.wfile.write(data if tells else b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data))
 
     def log_message(self, *_: object) -> None:
         """Stay quiet."""

@@ -128,6 +128,42 @@ def test_host_that_refuses_what_is_not_there_is_read_all_the_same(shared_sources
         np.testing.assert_array_equal(read_whole(objects, tree.arrays[small]), zarr.open_group(source, mode="r")[small][...])
 
 
+@pytest.mark.parametrize("odd", [{"head": 405}, {"length": False, "ranges": False}, {"length": False}], ids=str)
+@pytest.mark.parametrize("kind", ["l2a", "l2a-v3"])
+def test_host_without_head_or_length_is_read_all_the_same(shared_sources, kind, odd):
+    source = shared_sources[kind]
+    with file_server(source.parent, **odd) as server:
+        objects = Objects(server.href(source), timeout_s=5, retries=1)
+        tree = read_tree(objects)
+        band = read_whole(objects, tree.arrays[BAND])
+        assert not objects.exists("measurements/nothing")
+    np.testing.assert_array_equal(band, zarr.open_group(source, mode="r", use_consolidated=False)[BAND][...])
+
+
+@pytest.mark.parametrize("odd", [{"head": 405}, {"length": False, "ranges": False}, {"length": False}], ids=str)
+def test_object_of_a_host_without_head_or_length_is_read_in_every_way(tmp_path, odd):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/k").write_bytes(DATA)
+    with file_server(tmp_path, **odd) as server:
+        read_in_every_way(Objects(f"{server.url}/d", timeout_s=5, retries=1))
+        assert not Objects(f"{server.url}/d").exists("nothing")
+
+
+def test_body_of_no_told_length_that_breaks_off_is_asked_for_again(tmp_path, proxied):
+    (tmp_path / "k").write_bytes(DATA)
+    with file_server(tmp_path, length=False) as server:
+        proxy = proxied(server.url)
+        cut = proxy.add(Rule("cut", method="GET", n=2, n_bytes=1000))
+        assert Objects(proxy.url, timeout_s=5, retries=2).get("k") == DATA
+        assert cut.n_met == 2  # the look at its head, and the body
+
+
+def test_refused_method_is_never_an_absence(tmp_path):
+    with file_server(tmp_path, head=405, absent=405) as server, pytest.raises(SourceError, match="405") as caught:
+        Objects(server.url, timeout_s=5, retries=1).exists("k")
+    assert caught.value.code == "ZM-SRC-DENIED"
+
+
 def test_host_that_refuses_everything_is_denied(tmp_path):
     with file_server(tmp_path, absent=403) as server, pytest.raises(SourceError, match=r"/\.zmetadata: access denied") as caught:
         read_tree(Objects(f"{server.url}/product.zarr"))

@@ -2,7 +2,8 @@
 
 obstore asks again after 429, 5xx, resets and silence, with growing random pauses. An answer that breaks off in its body it asks
 for again only where the server gave an entity tag, which the host of EOPF products does not: that is done here. What was read
-twice must be the same both times. Buckets are reached as ``io.bucket`` says.
+twice must be the same both times. Servers without HEAD, or that do not tell how long an answer is, are read too.
+Buckets are reached as ``io.bucket`` says.
 """
 
 import os
@@ -14,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from zarrmill.errors import SourceError, hidden
 from zarrmill.io import bucket as buckets
@@ -86,7 +87,13 @@ class Objects:
         import obstore
 
         with _Translated(f"{self.href}/{key}"):
-            answer = obstore.get(self.backend, key)
+            try:
+                answer = obstore.get(self.backend, key)
+            except _broken() as error:
+                if _NO_LENGTH not in str(error):
+                    raise
+                data = self._patiently(lambda: self._unmeasured(key))
+                return len(data), iter([data])
             n_bytes = int(answer.meta["size"])
             if self.local is None:
                 self._note(key, n_bytes, answer.meta["e_tag"])
@@ -150,7 +157,13 @@ class Objects:
         """
         import obstore
 
-        answer = obstore.get(self.backend, key, options={"range": span} if span else None)
+        try:
+            answer = obstore.get(self.backend, key, options={"range": span} if span else None)
+        except _broken() as error:
+            if _NO_LENGTH not in str(error):
+                raise
+            data = self._unmeasured(key)
+            return data[slice(*span)] if span else data
         n_bytes = int(answer.meta["size"])
         self._note(key, n_bytes, answer.meta["e_tag"])
         try:
@@ -161,6 +174,22 @@ class Objects:
         if len(data) != min(last, n_bytes) - first:
             raise _BrokenOffError(f"{len(data)} bytes, expected {min(last, n_bytes) - first}")
         return data
+
+    def _unmeasured(self, key: str) -> bytes:
+        """Return one object from a server that does not tell its length, whole: obstore reads none of that kind.
+
+        Raises: _BrokenOffError: the body ended before the end that the server marks; HTTP/1.0 marks none.
+        """
+        import requests
+
+        address = f"{self.href.rstrip('/')}/{quote(key)}"
+        try:
+            answer = requests.get(address, timeout=self.timeout_s, headers={"Accept-Encoding": "identity"})
+            answer.raise_for_status()
+        except requests.RequestException as error:
+            raise _BrokenOffError(hidden(str(error))) from error
+        self._note(key, len(answer.content), answer.headers.get("ETag"))
+        return answer.content
 
     def _patiently[R](self, request: Callable[[], R]) -> R:
         """Return what ``request`` returns, asking again when a body breaks off."""
@@ -205,9 +234,26 @@ class Objects:
 
         try:
             with _Translated(f"{self.href}/{key}"):
-                meta = obstore.head(self.backend, key)
+                try:
+                    meta = obstore.head(self.backend, key)
+                except _refused() as error:
+                    if not any(words in str(error) for words in _NO_HEAD):
+                        raise
+                    return self._first_look(key)
         except MissingObjectError:
             return None
+        return int(meta["size"]), meta["e_tag"]
+
+    def _first_look(self, key: str) -> tuple[int, str | None]:
+        """Return size and entity tag by GET, of a server that answers no HEAD or tells no length by it; the body is left."""
+        import obstore
+
+        try:
+            meta = obstore.get(self.backend, key).meta
+        except _broken() as error:
+            if _NO_LENGTH not in str(error):
+                raise
+            return len(self._patiently(lambda: self._unmeasured(key))), None
         return int(meta["size"]), meta["e_tag"]
 
     def size(self, key: str) -> int:
@@ -282,10 +328,26 @@ class _BrokenOffError(OSError):
     """The head of an answer came, its body did not come whole."""
 
 
+_NO_LENGTH = "Content-Length Header missing"
+"""obstore's words for an answer that does not tell how long it is."""
+
+_NO_METHOD = "405 Method Not Allowed"
+"""Words of a server that does not do what was asked, whatever is there; obstore takes them for an absent object."""
+
+_NO_HEAD = (_NO_LENGTH, _NO_METHOD, "501 Not Implemented")
+"""Words of a server that is asked by GET what HEAD does not tell there."""
+
+
 def _broken() -> tuple[type[Exception], ...]:
     from obstore.exceptions import GenericError
 
     return (GenericError,)
+
+
+def _refused() -> tuple[type[Exception], ...]:
+    from obstore.exceptions import NotFoundError
+
+    return (*_broken(), NotFoundError, FileNotFoundError)
 
 
 def local_path(href: str) -> Path | None:
@@ -323,6 +385,10 @@ class _Translated:
             ) from error
         if isinstance(error, FileNotFoundError | known.NotFoundError) and "NoSuchBucket" in str(error):
             raise SourceError(f"{self._place}: there is no such bucket; check address and endpoint", kind="denied") from error
+        if isinstance(error, FileNotFoundError | known.NotFoundError) and _NO_METHOD in str(error):
+            raise SourceError(
+                f"{self._place}: the server refuses to be asked ({_NO_METHOD}); check the address", kind="denied"
+            ) from error
         if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError | known.NotFoundError):
             raise MissingObjectError(self._place) from error
         if isinstance(error, known.BaseError | OSError) and "ExpiredToken" in str(error):
