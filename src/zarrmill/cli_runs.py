@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, date, datetime
 from functools import partial
@@ -104,11 +104,11 @@ def backfill(
     chosen = name or (f"{base.run}-forward" if forward else f"{base.run}-{begin:%Y%m%d}-{end:%Y%m%d}")
     settings = configured(config, chosen, datetime=f"{begin}/{end}", order=order)
     if forward:
+        _check_one_run({"--shard-products": shard_products, "--shard-index": shard_index, "--completions": completions}, shards)
         found = _forward(settings, begin, end, count=dry_run)
     else:
         found = _cuts(settings, begin, end, shard_products, keep=not dry_run)
-        if shard_index is not None:
-            _check_completions(settings, len(found), completions)
+        _check_completions(settings, len(found), completions)
     asked = _ordered(found, settings) if shard_index is None else found[shard_index : shard_index + 1]
     if dry_run or not asked:
         for run, shard in asked:
@@ -280,6 +280,13 @@ def _cuts(settings: "Settings", first: date, last: date, n_products: int | None,
             "take another --name to cut them anew"
         )
     return [(run_name(settings, index), shard) for index, shard in enumerate(cuts.shards)]
+
+
+def _check_one_run(of_shards: Mapping[str, int | None], n_at_once: int) -> None:
+    """Raise ConfigError: something is said about shards, of which a forward run has none."""
+    said = [option for option, value in of_shards.items() if value is not None] + ["--shards"] * (n_at_once > 1)
+    if said:
+        raise ConfigError(f"--forward is one run without shards; leave out {', '.join(said)}", kind="usage")
 
 
 def _check_completions(settings: "Settings", n_shards: int, completions: int | None) -> None:

@@ -78,3 +78,13 @@ def test_the_command_that_goes_on_has_the_days_of_the_first_time(ends: tuple[str
     told = command_that_goes_on(arguments, date(2025, 3, 31), moves=False)
     assert told == f"zarrmill {' '.join(arguments)}".replace("today", "2025-03-31", 1)
     assert "today --name" in command_that_goes_on(arguments, date(2025, 3, 31), moves=True)
+
+
+@pytest.mark.parametrize("words", [["--shard-products", "9"], ["--shard-index", "0"], ["--completions", "2"], ["--shards", "2"]])
+def test_a_forward_run_takes_no_word_of_shards(words: list[str], tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("run: here\nsource: {catalogue: items.json}\nrecipes: [none.yaml]\n")
+    days = ["--from", "2025-01-13", "--to", "2025-01-14", "--config", str(config)]
+    result = CliRunner().invoke(app, ["backfill", "--forward", *days, *words])
+    assert isinstance(result.exception, ConfigError)
+    assert f"leave out {words[0]}" in str(result.exception)
