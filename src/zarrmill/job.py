@@ -9,13 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from zarrmill.config import Recipe, Settings, load_recipes, parse_settings, product_digest
 from zarrmill.core.excerpt import excerpt, secrets_of
 from zarrmill.errors import EXIT_FAILED, UNKNOWN_CODE, ConfigError, ConformanceError, ZarrmillError, hidden
 from zarrmill.io import bucket
 from zarrmill.io.failed import final_failure, keep_failure, tail_of
+from zarrmill.io.logs import structlog
 from zarrmill.io.measure import Meter
 from zarrmill.io.places import Place, place_of
 from zarrmill.io.process import keep_memory, tell

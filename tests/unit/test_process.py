@@ -1,4 +1,4 @@
-"""Settings of a job's process reach the libraries, whichever was imported first."""
+"""Settings of a job's process reach the libraries, whichever was imported first; and what it imports."""
 
 import subprocess
 import sys
@@ -14,3 +14,35 @@ PIN = "from zarrmill.io.process import pin_threads; pin_threads(3)"
 def test_pools_of_libraries_are_as_wide_as_the_job(code):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["3", "3", "False"]
+
+
+HEAVY = {"rich", "pandas", "matplotlib", "boto3", "xarray", "zarr", "dask", "pystac", "rasterio", "pyproj", "shapely"}
+HEAVY |= {"jsonschema", "pyarrow", "requests", "typer"}
+    "rich",
+    "pandas",
+    "matplotlib",
+    "boto3",
+    "xarray",
+    "zarr",
+    "dask",
+    "pystac",
+    "rasterio",
+    "pyproj",
+    "shapely",
+    "jsonschema",
+    "pyarrow",
+    "requests",
+    "typer",
+]
+
+
+@pytest.mark.parametrize("stage", ["convert", "validate", "stac"])
+def test_a_job_imports_no_large_library_before_it_needs_it(stage):
+    code = f"import sys, zarrmill.job, zarrmill.stages.{stage}; print(*sorted({HEAVY!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_what_the_log_library_does_without_is_there_for_others():
+    code = "import zarrmill.io.logs, rich.console; print(rich.console.Console.__name__)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "Console\n"

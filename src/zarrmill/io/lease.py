@@ -19,10 +19,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
-
 from zarrmill.errors import StoreError
 from zarrmill.io import bucket as buckets
+from zarrmill.io.logs import structlog
 from zarrmill.model import Json
 
 _OWN = 0.8

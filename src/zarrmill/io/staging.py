@@ -23,10 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import structlog
-
 from zarrmill.config import Source
 from zarrmill.errors import CapacityError, SourceError
+from zarrmill.io.logs import structlog
 from zarrmill.io.objects import MissingObjectError, Objects
 from zarrmill.io.places import write_error
 from zarrmill.io.source import parse_tree, product_keys, read_metadata

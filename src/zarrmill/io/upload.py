@@ -12,10 +12,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
-import structlog
-
 from zarrmill.errors import StoreError
 from zarrmill.io import bucket as buckets
+from zarrmill.io.logs import structlog
 from zarrmill.io.written import Written
 
 

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import structlog
-
 from zarrmill.config import Settings
 from zarrmill.core.bucket_rules import Kept, Rule, Rules, dangers, differs, kept_in, merged, of_others, same, wanted_rules
 from zarrmill.errors import ConfigError, StoreError, UnknownStateError
 from zarrmill.io import bucket as buckets
 from zarrmill.io.bucket_rules import KINDS, enable_versioning, overwrites, read_list, read_versioning, write_list
+from zarrmill.io.logs import structlog
 
 log = structlog.get_logger(__name__)
 

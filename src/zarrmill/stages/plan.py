@@ -14,7 +14,6 @@ from functools import partial
 from itertools import batched
 from pathlib import Path
 
-import structlog
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table
@@ -30,6 +29,7 @@ from zarrmill.errors import SourceError, UnknownStateError
 from zarrmill.io.builds import Builds, drop_receipts, latest_failure, older_build, read_builds
 from zarrmill.io.catalog import Listed, read_catalogue
 from zarrmill.io.listing import Listing
+from zarrmill.io.logs import structlog
 from zarrmill.io.manifest import by_key, read_manifest, write_manifest
 from zarrmill.io.objects import Objects
 from zarrmill.io.places import together

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import structlog
-
 from zarrmill import __version__
 from zarrmill.config import Recipe, Settings
 from zarrmill.core.collection import build_catalog as catalog_document
@@ -26,6 +24,7 @@ from zarrmill.errors import ConfigError, ConformanceError, StoreError
 from zarrmill.io.bucket import storage_scheme
 from zarrmill.io.geoparquet import write_items
 from zarrmill.io.listing import Listing
+from zarrmill.io.logs import structlog
 from zarrmill.io.objects import MissingObjectError, Objects, local_path
 from zarrmill.io.places import Place, together
 from zarrmill.io.record import dumps
