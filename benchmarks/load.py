@@ -42,12 +42,13 @@ def imports(session: Session) -> dict[str, float]:
 def one_product(session: Session, items: Path, size_px: int, imports_s: Mapping[str, float]) -> Json:
     """Measure one product from start to end, by the engine alone and by the workflow in turn; return seconds of the workflow."""
     threads, first = session.options.threads, {"limit": 1, "order": "oldest"}
-    bare, flow = (
-        Folder.make(session.work / f"one-{size_px}-{side}", items, first, threads=threads) for side in ("bare", "workflow")
+    sides = ("bare", "workflow", "items")
+    bare, flow, up_to_item = (
+        Folder.make(session.work / f"one-{size_px}-{side}", items, first, threads=threads) for side in sides
     )
     rounds = []
     for _ in range(session.options.repeats):
-        for folder in (bare, flow):
+        for folder in (bare, flow, up_to_item):
             folder.fresh()
             session.quietly(folder.zarrmill("plan"), cwd=folder.path)
         calls, undisturbed = {}, 0.0
@@ -60,23 +61,33 @@ def one_product(session: Session, items: Path, size_px: int, imports_s: Mapping[
         cost = session.run(case, f"workflow: one product, {size_px} px", flow.snakemake())
         told = _seconds(flow, cost, calls, imports_s)
         rounds.append(told | {"undisturbed": cost.alone_s, "above_undisturbed": cost.alone_s - undisturbed})
-    for folder in (bare, flow):
+        title = f"workflow: one product, {size_px} px, up to its item"
+        cost = session.run(f"one-{size_px}-items", title, up_to_item.snakemake("--until", "stac"))
+        above_s = cost.wall_s - sum(_engine_s(up_to_item, calls).values())
+        rounds[-1] |= {"items": cost.wall_s, "above_items": above_s, "above_items_undisturbed": cost.alone_s - undisturbed}
+    for folder in (bare, flow, up_to_item):
         folder.fresh()
     return _medians(rounds)
 
 
-def _seconds(flow: Folder, cost: Cost, alone: Mapping[str, float], imports_s: Mapping[str, float]) -> dict[str, float]:
-    """Take one run of the workflow apart.
+def _engine_s(flow: Folder, alone: Mapping[str, float]) -> dict[str, float]:
+    """Return the engine's seconds of each stage of a run of one product.
 
-    The engine's seconds of ``convert`` and ``validate`` are those of the receipts of this very run; an item has no receipt, so
-    those of ``stac`` are the ones of the bare call of the same round.
+    Those of ``convert`` and ``validate`` are of the records of this very run; an item has none, so those of ``stac`` are the ones
+    of the bare call of the same round.
     """
     state, product = flow.state(), flow.products()[0]
-    engine = {
+    return {
         "convert": read_record(ConvertReceipt, state.target("convert", product)).measured.wall_s,
         "validate": read_record(ValidationReport, state.target("validate", product)).measured.wall_s,
         "stac": alone["stac"],
     }
+
+
+def _seconds(flow: Folder, cost: Cost, alone: Mapping[str, float], imports_s: Mapping[str, float]) -> dict[str, float]:
+    """Take one run of the workflow apart."""
+    state, product = flow.state(), flow.products()[0]
+    engine = _engine_s(flow, alone)
     folder = Path(state.root) / "benchmarks"
     jobs = {stage: _job_s(folder / stage / product.collection / product.day / f"{product.name}.tsv") for stage in PRODUCT_STAGES}
     jobs |= {rule: _job_s(folder / f"{rule}.tsv") for rule in RUN_JOBS}

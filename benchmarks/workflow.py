@@ -108,7 +108,8 @@ def goals(found: Json) -> list[Goal]:
     told: list[Goal] = []
     for size, one in found.get("one", {}).items():
         name = f"one product of {size} px: snakemake above the engine's seconds"
-        told.append(Goal(name, one["above_engine"], 5, undisturbed=one["above_undisturbed"]))
+        told.append(Goal(f"{name}, convert to stac", one["above_items"], 5, undisturbed=one["above_items_undisturbed"]))
+        told.append(Goal(f"{name}, with catalogue and report", one["above_engine"], 5, undisturbed=one["above_undisturbed"]))
         start = max(one[name] for name in one if name.startswith("start_"))
         told.append(Goal(f"one product of {size} px: start-up of a script job beside its imports, the longest", start, 1))
     for where, several in _by_place(found.get("load", {})):

@@ -52,6 +52,7 @@ def test_the_workflow_is_taken_apart_into_its_jobs_and_their_engine(result: dict
     in_a_row = one["job_convert"] + one["job_validate"] + one["job_stac"] + max(one["job_stac_catalog"], one["job_report"])
     assert in_a_row < one["wall"]
     assert one["wall"] == pytest.approx(one["engine"] + one["above_engine"], abs=0.1)
+    assert 0 < one["above_items"] < one["items"]
     assert 0 < one["engine_convert"] < one["job_convert"] < one["wall"]
     assert set(result["load"]) == {"disk", "bucket"}
     for several in result["load"].values():

@@ -18,22 +18,6 @@ def test_pools_of_libraries_are_as_wide_as_the_job(code):
 
 HEAVY = {"rich", "pandas", "matplotlib", "boto3", "xarray", "zarr", "dask", "pystac", "rasterio", "pyproj", "shapely"}
 HEAVY |= {"jsonschema", "pyarrow", "requests", "typer"}
-    "rich",
-    "pandas",
-    "matplotlib",
-    "boto3",
-    "xarray",
-    "zarr",
-    "dask",
-    "pystac",
-    "rasterio",
-    "pyproj",
-    "shapely",
-    "jsonschema",
-    "pyarrow",
-    "requests",
-    "typer",
-]
 
 
 @pytest.mark.parametrize("stage", ["convert", "validate", "stac"])
