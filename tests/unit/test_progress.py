@@ -32,6 +32,7 @@ from zarrmill.io.progress import (
     progress_of,
     rate_per_hour,
     read_heartbeats,
+    remove_finished,
     short_name,
     together,
 )
@@ -124,6 +125,16 @@ def test_a_place_that_cannot_be_written_does_not_stop_the_stage(tmp_path: Path) 
     (tmp_path / "progress").write_text("a file where a folder should be")
     with progress_of(State(place_of(tmp_path)), fake_products(1)[0], "convert") as tick:
         tick(1, 2)
+
+
+def test_heartbeats_of_finished_products_are_removed_and_no_others(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, 3, n_waiting=1, thumbnails=False)
+    waiting = run.with_outcome("waiting")[0]
+    for product in run.products:
+        ProgressFile(run.state.progress(product), "convert", product.name).write()
+    assert remove_finished(run.state, {one.name: one for one in run.products}) == 2
+    assert [one.product for one in read_heartbeats(run.state)] == [waiting.name]
+    assert remove_finished(run.state, {}) == 0
 
 
 def test_old_heartbeat_is_not_running() -> None:

@@ -12,6 +12,7 @@ import yaml
 from workspace import ROOT
 
 from zarrmill.errors import EXIT_NOTHING, EXIT_UNKNOWN
+from zarrmill.io.progress import ProgressFile
 from zarrmill.io.state import PRODUCT_STAGES
 
 CHAIN = {
@@ -71,6 +72,14 @@ def test_deleting_one_target_rebuilds_exactly_its_chain(finished, stage):
 def test_deleting_the_summary_rebuilds_the_report_alone(finished):
     finished.state.summary.unlink()
     assert finished.jobs() == {"report": 1}
+
+
+def test_a_heartbeat_that_was_left_goes_with_the_next_run(finished):
+    left = finished.state.progress(finished.products[0])
+    ProgressFile(left, "stac", finished.products[0].name).write()
+    finished.state.summary.unlink()
+    finished.snakemake()
+    assert not left.exists()
 
 
 def test_the_report_links_to_the_catalogue_and_does_not_wait_for_it(finished):

@@ -21,6 +21,7 @@ from zarrmill.io.manifest import read_manifest
 from zarrmill.io.objects import local_path
 from zarrmill.io.pods import fence_executor
 from zarrmill.io.process import tell
+from zarrmill.io.progress import remove_finished
 from zarrmill.io.scheduling import ask_no_sizes, know_parameters
 from zarrmill.io.scripts import read_once
 from zarrmill.io.session import begin_session
@@ -203,8 +204,13 @@ onstart:
     look_at_buckets()
 
 
+onsuccess:
+    remove_heartbeats()
+
+
 onerror:
     give_way()
+    remove_heartbeats()
     write_report()
 
 
@@ -257,6 +263,14 @@ def look_at_buckets():
         guard(SETTINGS)
     except ZarrmillError as error:
         stop(error)
+
+
+def remove_heartbeats():
+    """Leave no heartbeat of a finished product; one that cannot be removed now only stays."""
+    try:
+        remove_finished(STATE, PRODUCTS)
+    except ZarrmillError as error:
+        tell(f"driver: heartbeats stay: {error}")
 
 
 def write_report():

@@ -185,6 +185,22 @@ def read_all_heartbeats(state: State, listing: Listing) -> tuple[Heartbeat, ...]
     return tuple(sorted((beat for beat in read if beat is not None), key=lambda beat: (beat.started, beat.product)))
 
 
+def remove_finished(state: State, products: Mapping[str, Product]) -> int:
+    """Remove the heartbeats of products that have every target, and return how many there were.
+
+    A job that is killed after another one finished its product leaves one, and so does a removal that the bucket refuses: no
+    later job would overwrite it. Args: products: by name.
+    Raises: as ``read_heartbeats``; StoreError: one cannot be removed.
+    """
+    listing, n_removed = Listing(state.root), 0
+    for beat in read_all_heartbeats(state, listing):
+        product = products.get(beat.product)
+        if product is not None and all(listing.get(state.target(stage, product)) for stage in PRODUCT_STAGES):
+            state.progress(product).unlink()
+            n_removed += 1
+    return n_removed
+
+
 @dataclass(frozen=True, slots=True)
 class Planned:
     """What the plan of a run says beside the manifest; all of it may be unknown."""
