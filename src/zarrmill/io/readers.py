@@ -4,8 +4,10 @@ Each is asked the way its users ask, and what it sees is compared with the store
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +24,13 @@ GDAL_PLAIN = (3, 12)
 GDAL_SHARDED = (3, 13)
 """First GDAL that reads sharded arrays: https://github.com/OSGeo/gdal/issues/13529."""
 PREVIEW_PX = 256
+MODULES = {
+    "xarray": ("xarray.backends.zarr",),
+    "rioxarray": ("rioxarray", "xarray.backends.zarr"),
+    "rio-tiler": ("rio_tiler.experimental.zarr",),
+    "rasterio": ("rasterio",),
+}
+"""What each reader is made of."""
 
 
 class ReaderProblem(Exception):  # noqa: N818 - it is what a reader tells, not an error of ours
@@ -49,6 +58,13 @@ class Target:
     sharded: bool
     has_cf: bool
     """The band has a grid mapping and x, y: what readers without the conventions need."""
+
+
+def load(names: Iterable[str]) -> None:
+    """Import readers, so that they are there when they are asked; what cannot be imported is told then."""
+    for module in {module: None for name in names for module in (*MODULES[name], "rasterio.errors", "rio_tiler.errors")}:
+        with suppress(ImportError):
+            import_module(module)
 
 
 def run_reader(name: str, objects: Objects, target: Target) -> str:

@@ -9,7 +9,7 @@ import resource
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -61,10 +61,7 @@ class _Run:
     arrays: dict[str, ArrayReader] = field(default_factory=dict)
     verified: bool = False
     """The digest over every object was found right."""
-    sealed: bool = False
     readers: dict[str, str] = field(default_factory=dict)
-    asked: Future[dict[str, str]] | None = None
-    """What other readers say; they are asked while pixels are compared."""
     n_pixels: int = 0
     sample: str = "no pixels"
     steps_s: dict[str, float] = field(default_factory=dict)
@@ -157,7 +154,7 @@ def _check(run: _Run) -> None:
     with run.step("metadata"):
         documents = _open(run)
         given = _source_tree(run.source) if run.source else None
-        run.sealed = run.checks.expect("" in documents, "structure.unsealed", "", "no root zarr.json")
+        sealed = run.checks.expect("" in documents, "structure.unsealed", "", "no root zarr.json")
         root_keys = frozenset(given.attributes) if given else frozenset()
         checks_tree.check_structure(run.tree, run.checks, run.limits.max_objects, root_keys)
         checks_arrays.check_arrays(run.tree, given, run.checks, run.limits)
@@ -176,7 +173,7 @@ def _check(run: _Run) -> None:
         _check_digest(run)
         _tell_absent(run, compared)
     with run.step("readers"):
-        _check_readers(run)
+        _check_readers(run, sealed)
 
 
 def _open(run: _Run) -> Mapping[str, bytes]:
@@ -348,8 +345,8 @@ def _run_jobs(run: _Run, jobs: list[Job], share: float) -> list[JobResult]:
     room = max(run.memory_mb * 1_000_000 - BASE_BYTES, 0)
     pool = ThreadPoolExecutor(max(1, min(run.threads, room // max(costs.values(), default=1))))
     try:
-        if run.limits.depth == "full" and run.sealed and (target := _target(run)):
-            run.asked = pool.submit(_ask_readers, run, target)  # seconds of imports: for one worker, not after all of them
+        if run.limits.depth == "full":
+            pool.submit(readers.load, run.limits.readers)  # a second of imports: for one worker, not after all of them
         return list(pool.map(one, ordered))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -362,21 +359,17 @@ def _absent(run: _Run, path: str, index: tuple[int, ...]) -> str | None:
     return None if there else key
 
 
-def _ask_readers(run: _Run, target: readers.Target) -> dict[str, str]:
-    return {name: readers.run_reader(name, run.store, target) for name in run.limits.readers}
-
-
-def _check_readers(run: _Run) -> None:
-    if run.asked is None:
-        full = run.limits.depth == "full"
-        why = "no multiscales group with a raster" if full else "asked at full depth only"
-        run.readers |= dict.fromkeys(run.limits.readers, f"skipped: {why}")
-        return
-    run.readers |= run.asked.result()
+def _check_readers(run: _Run, sealed: bool) -> None:
     target = _target(run)
-    assert target is not None
     for name in run.limits.readers:
-        state = run.readers[name]
+        if run.limits.depth != "full":
+            run.readers[name] = "skipped: asked at full depth only"
+            continue
+        if target is None or not sealed:
+            run.readers[name] = "skipped: no multiscales group with a raster"
+            continue
+        state = readers.run_reader(name, run.store, target)
+        run.readers[name] = state
         if not state.startswith("skipped"):
             run.checks.expect(state == readers.OK, f"readers.{name}", f"{target.finest}/{target.band}", state)
 
