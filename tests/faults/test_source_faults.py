@@ -149,6 +149,19 @@ def test_object_of_a_host_without_head_or_length_is_read_in_every_way(tmp_path, 
         assert not Objects(f"{server.url}/d").exists("nothing")
 
 
+@pytest.mark.parametrize("odd", [{"head": 405}, {"length": False}], ids=str)
+def test_host_without_head_or_length_is_asked_whether_an_object_changed(tmp_path, odd):
+    (tmp_path / "k").write_bytes(DATA)
+    with file_server(tmp_path, tags="etag", **odd) as server:
+        objects = Objects(server.url, timeout_s=5, retries=1)
+        objects.get("k")
+        objects.check_unchanged()
+        (tmp_path / "k").write_bytes(DATA[::-1])
+        with pytest.raises(SourceError) as caught:
+            objects.check_unchanged()
+    assert caught.value.kind == "changed"
+
+
 def test_body_of_no_told_length_that_breaks_off_is_asked_for_again(tmp_path, proxied):
     (tmp_path / "k").write_bytes(DATA)
     with file_server(tmp_path, length=False) as server:

@@ -84,15 +84,10 @@ class Objects:
 
     def stream(self, key: str) -> tuple[int, Iterator[bytes]]:
         """Return the size of one object, and its bytes part by part. Raises: as ``get``, on the way too."""
-        import obstore
-
         with _Translated(f"{self.href}/{key}"):
-            try:
-                answer = obstore.get(self.backend, key)
-            except _broken() as error:
-                if _NO_LENGTH not in str(error):
-                    raise
-                data = self._patiently(lambda: self._unmeasured(key))
+            answer = self._answer(key)
+            if answer is None:
+                data, _ = self._patiently(lambda: self._unmeasured(key))
                 return len(data), iter([data])
             n_bytes = int(answer.meta["size"])
             if self.local is None:
@@ -155,14 +150,9 @@ class Objects:
 
         Raises: _BrokenOffError: the body ended early.
         """
-        import obstore
-
-        try:
-            answer = obstore.get(self.backend, key, options={"range": span} if span else None)
-        except _broken() as error:
-            if _NO_LENGTH not in str(error):
-                raise
-            data = self._unmeasured(key)
+        answer = self._answer(key, span)
+        if answer is None:
+            data, _ = self._unmeasured(key)
             return data[slice(*span)] if span else data
         n_bytes = int(answer.meta["size"])
         self._note(key, n_bytes, answer.meta["e_tag"])
@@ -175,8 +165,19 @@ class Objects:
             raise _BrokenOffError(f"{len(data)} bytes, expected {min(last, n_bytes) - first}")
         return data
 
-    def _unmeasured(self, key: str) -> bytes:
-        """Return one object from a server that does not tell its length, whole: obstore reads none of that kind.
+    def _answer(self, key: str, span: tuple[int, int] | None = None) -> Any:  # obstore's answer has no public type
+        """Ask for one object, or ``span`` of it; None where the server does not tell its length, which obstore cannot read."""
+        import obstore
+
+        try:
+            return obstore.get(self.backend, key, options={"range": span} if span else None)
+        except _broken() as error:
+            if _NO_LENGTH not in str(error):
+                raise
+            return None
+
+    def _unmeasured(self, key: str) -> tuple[bytes, str | None]:
+        """Return one object whole, and its entity tag, from a server that does not tell its length.
 
         Raises: _BrokenOffError: the body ended before the end that the server marks; HTTP/1.0 marks none.
         """
@@ -188,8 +189,9 @@ class Objects:
             answer.raise_for_status()
         except requests.RequestException as error:
             raise _BrokenOffError(hidden(str(error))) from error
-        self._note(key, len(answer.content), answer.headers.get("ETag"))
-        return answer.content
+        data, tag = answer.content, answer.headers.get("ETag")
+        self._note(key, len(data), tag)
+        return data, tag
 
     def _patiently[R](self, request: Callable[[], R]) -> R:
         """Return what ``request`` returns, asking again when a body breaks off."""
@@ -246,15 +248,11 @@ class Objects:
 
     def _first_look(self, key: str) -> tuple[int, str | None]:
         """Return size and entity tag by GET, of a server that answers no HEAD or tells no length by it; the body is left."""
-        import obstore
-
-        try:
-            meta = obstore.get(self.backend, key).meta
-        except _broken() as error:
-            if _NO_LENGTH not in str(error):
-                raise
-            return len(self._patiently(lambda: self._unmeasured(key))), None
-        return int(meta["size"]), meta["e_tag"]
+        answer = self._answer(key)
+        if answer is None:
+            data, tag = self._patiently(lambda: self._unmeasured(key))
+            return len(data), tag
+        return int(answer.meta["size"]), answer.meta["e_tag"]
 
     def size(self, key: str) -> int:
         """Return the size of one object in bytes.
@@ -386,9 +384,7 @@ class _Translated:
         if isinstance(error, FileNotFoundError | known.NotFoundError) and "NoSuchBucket" in str(error):
             raise SourceError(f"{self._place}: there is no such bucket; check address and endpoint", kind="denied") from error
         if isinstance(error, FileNotFoundError | known.NotFoundError) and _NO_METHOD in str(error):
-            raise SourceError(
-                f"{self._place}: the server refuses to be asked ({_NO_METHOD}); check the address", kind="denied"
-            ) from error
+            raise SourceError(f"{self._place}: the server answers {_NO_METHOD}; check the address", kind="denied") from error
         if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError | known.NotFoundError):
             raise MissingObjectError(self._place) from error
         if isinstance(error, known.BaseError | OSError) and "ExpiredToken" in str(error):
