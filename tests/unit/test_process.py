@@ -22,7 +22,7 @@ HEAVY |= {"jsonschema", "pyarrow", "requests", "typer"}
 
 @pytest.mark.parametrize("stage", ["convert", "validate", "stac"])
 def test_a_job_imports_no_large_library_before_it_needs_it(stage):
-    code = f"import sys, zarrmill.job, zarrmill.stages.{stage}; print(*sorted({HEAVY!r} & set(sys.modules)))"
+    code = f"import sys, zarrmill.job, zarrmill.stages.{stage}; print(*{HEAVY!r} & {{m.partition('.')[0] for m in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
