@@ -11,7 +11,7 @@ from typing import Any
 
 from zarrmill.config import Recipe, load_recipe, product_digest
 from zarrmill.io.objects import Objects
-from zarrmill.io.process import keep_memory
+from zarrmill.io.process import keep_memory, spare_collector
 from zarrmill.io.source import read_tree
 from zarrmill.model import Product
 
@@ -120,6 +120,7 @@ def _product(source: str, product_type: str, chosen: Recipe) -> Product:
 
 def main() -> None:
     """Carry out one verb, in a process with the settings of a job."""
+    spare_collector()
     keep_memory()
     verbs: tuple[Callable[..., Answer], ...] = (sample, archive, grd, layout, convert, validate)
     verb = next(verb for verb in verbs if verb.__name__ == sys.argv[1])

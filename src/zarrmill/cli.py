@@ -17,7 +17,7 @@ from zarrmill.config import Recipe, Settings, load_recipes
 from zarrmill.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ConfigError, ZarrmillError, exit_code_of
 from zarrmill.io import bucket
 from zarrmill.io.lock import RunLock
-from zarrmill.io.process import keep_memory, tell
+from zarrmill.io.process import keep_memory, spare_collector, tell
 from zarrmill.io.state import State
 from zarrmill.model import ValidationReport
 
@@ -31,6 +31,7 @@ app.add_typer(cli_runs.app)
 
 def main() -> None:
     """Run the command line; errors of ours end in one line and their exit code, never in a traceback."""
+    spare_collector()
     try:
         app()
     except ZarrmillError as error:

@@ -17,7 +17,7 @@ from zarrmill.io.failed import final_failure, keep_failure, tail_of
 from zarrmill.io.logs import structlog
 from zarrmill.io.measure import Meter
 from zarrmill.io.places import Place, place_of
-from zarrmill.io.process import keep_memory, tell
+from zarrmill.io.process import keep_memory, spare_collector, tell
 from zarrmill.io.progress import progress_of
 from zarrmill.io.record import read_record
 from zarrmill.io.session import session
@@ -50,6 +50,7 @@ def product_job(stage: str, *, plan: str, config: Mapping[str, Any], log: str) -
     Args: plan: path of the product's plan record; config: the run's configuration; log: path of the job's log on this machine.
     Raises: SystemExit: the stage failed; the code is the error's, the reason is on stderr, in the log and in the record.
     """
+    spare_collector()
     keep_memory()
     meter = Meter()
     with logging_to(Path(log)), _told(stage):
@@ -109,6 +110,7 @@ def run_job(stage: str, *, config: Mapping[str, Any], log: str) -> Iterator[Sett
     Args: config: the run's configuration; log: path of the job's log on this machine.
     Raises: SystemExit: the stage failed with an error of ours; the code is the error's, the reason is on stderr and in the log.
     """
+    spare_collector()
     with logging_to(Path(log)), _told(stage):
         settings = settings_of(config)
         with _shipped(Path(log), State.of(settings).root / "logs" / f"{stage}.log"), _told(stage):

@@ -41,9 +41,9 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     return {sharded: ref.write_store(root / f"{sharded}.zarr", sharded=sharded) for sharded in (True, False)}
 
 
-def run(store: Path, source: Path | None, validation: Validation = NO_READERS) -> ValidationReport:
+def run(store: Path, source: Path | None, validation: Validation = NO_READERS, threads: int = 1) -> ValidationReport:
     recipe = Recipe(name="t", product_types=("S02MSIL2A",), pixels=PIXELS, validation=validation)
-    return validate(str(store), source=str(source) if source else None, recipe=recipe)
+    return validate(str(store), source=str(source) if source else None, recipe=recipe, threads=threads)
 
 
 def attributes(node: str, **values: Any) -> Change:
@@ -450,6 +450,8 @@ def test_reader_that_sees_something_else_is_told(
     ref.seal(store)
     report = run(store, None, Validation.model_validate({"readers": (name,)}))
     assert report.readers[name].startswith("failed: ")
+    in_a_process_of_its_own = run(store, None, Validation.model_validate({"readers": (name,)}), threads=2)
+    assert in_a_process_of_its_own.readers == report.readers
     check(f"readers.{name}", report)
 
 

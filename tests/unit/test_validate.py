@@ -1,5 +1,6 @@
 """Parts of the validation: the tally, expected levels, blocks, and the stage's behaviour on correct stores."""
 
+import itertools
 import json
 import math
 import shutil
@@ -26,6 +27,7 @@ from zarrmill.core.checks_values import Job, LevelTarget, reread, run_job, sampl
 from zarrmill.core.rules import Rule
 from zarrmill.errors import SourceError, StoreError, UnknownStateError
 from zarrmill.io.places import place_of
+from zarrmill.io.readers import Target, ask_apart
 from zarrmill.io.record import read_record, write_record
 from zarrmill.model import Severity, ValidationReport, Verdict
 from zarrmill.stages.validate import exit_code, validate
@@ -93,6 +95,13 @@ class Memory:
 
     def read(self, region: tuple[slice, ...]) -> ref.Pixels | str:
         return self.values[region]
+
+    def parts(self, region: tuple[slice, ...]) -> Iterator[tuple[tuple[slice, ...], ref.Pixels | str]]:
+        spans = [range(s.start // c, -(-s.stop // c)) for s, c in zip(region, self.chunks, strict=True)]
+        for index in itertools.product(*spans):
+            edges = list(zip(index, region, self.chunks, strict=True))
+            part = tuple(slice(max(s.start, i * c) - s.start, min(s.stop, (i + 1) * c) - s.start) for i, s, c in edges)
+            yield part, self.values[region][part]
 
     def read_again(self, region: tuple[slice, ...]) -> ref.Pixels | str:
         return self.again[region]
@@ -235,6 +244,30 @@ def test_correct_store_passes_with_every_pixel_compared(tmp_path: Path, source: 
     assert report.readers["rasterio"].startswith("skipped: GDAL" if sharded else "ok")
     assert report.measured.peak_rss_bytes > 0
     assert set(report.measured.steps_s) == {"metadata", "conventions", "digest", "values", "readers"}
+
+
+TARGET = Target("", "", "", "b02", (1, 1), (1.0, 0.0, 0.0, 0.0, -1.0, 0.0), None, None, sharded=True, has_cf=True)
+
+
+def _with_xarray(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
+    """Let every process that starts from now on find another module below the name of xarray."""
+    (folder / "xarray.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
+def test_reader_that_crashes_fails_and_those_behind_it_too(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _with_xarray(monkeypatch, tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    said = ask_apart(("rasterio", "xarray", "rioxarray"), str(store), TARGET)
+    assert said["rasterio"].startswith("skipped: GDAL")
+    assert said["xarray"] == said["rioxarray"] == "failed: the process that asks xarray was ended by SIGSEGV"
+
+
+def test_reader_that_does_not_answer_says_nothing_about_the_store(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with_xarray(monkeypatch, tmp_path, "import time\ntime.sleep(600)\n")
+    with pytest.raises(UnknownStateError, match=r"xarray did not answer in 1 s; validate again"):
+        ask_apart(("xarray",), str(store), TARGET, within_s=1)
 
 
 def test_report_is_a_record_and_equal_for_equal_runs(tmp_path: Path, store: Path, source: Path) -> None:

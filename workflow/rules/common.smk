@@ -1,6 +1,5 @@
 # Constants and functions that rules share; no rules here.
 
-import gc
 import os
 import signal
 import sys
@@ -20,7 +19,7 @@ from zarrmill.io.lock import RunLock
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.objects import local_path
 from zarrmill.io.pods import fence_executor
-from zarrmill.io.process import tell
+from zarrmill.io.process import spare_collector, tell
 from zarrmill.io.progress import remove_finished
 from zarrmill.io.scheduling import ask_no_sizes, know_parameters
 from zarrmill.io.scripts import read_once
@@ -35,8 +34,7 @@ def stop(error):
     sys.exit(exit_code_of(error))
 
 
-# A graph is made of objects that stay; to look for garbage among them again and again takes a fifteenth of its seconds.
-gc.set_threshold(50_000, 50, 50)
+spare_collector()
 
 if workflow.is_main_process:
     begin_session()

@@ -60,6 +60,10 @@ class Readable(Protocol):
         """Return values, or say why they cannot be decoded."""
         ...
 
+    def parts(self, region: Region) -> Iterator[tuple[Region, Pixels | str]]:
+        """Return values as they are decoded, with their place in the region; what cannot be decoded ends it, told instead."""
+        ...
+
 
 class Rereadable(Readable, Protocol):
     """An array that can be read in two ways, by code of two origins."""
@@ -286,10 +290,15 @@ def _compare_levels(job: Job, tallies: list[_Tally], pixels: Pixels, region: Reg
 
 def _compare(tally: _Tally, wanted: Pixels, region: Region, absent: Absent, close: bool = False) -> None:
     """Compare one region of a store array with what it must hold."""
-    found = tally.array.read(region)
-    if isinstance(found, str):
-        tally.damage(region, found)
-        return
+    for part, found in tally.array.parts(region):
+        place = tuple(slice(side.start + cut.start, side.start + cut.stop) for side, cut in zip(region, part, strict=True))
+        if isinstance(found, str):
+            tally.damage(region, found)
+        else:
+            _compare_part(tally, found, wanted[part], place, absent, close)
+
+
+def _compare_part(tally: _Tally, found: Pixels, wanted: Pixels, region: Region, absent: Absent, close: bool) -> None:
     if close and found.dtype.kind == "f":
         found = np.where(np.isclose(found, wanted, rtol=1e-6, atol=0, equal_nan=True), wanted, found)
     different = tally.found.add(found, wanted, tuple(s.start for s in region))

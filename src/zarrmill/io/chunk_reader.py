@@ -6,7 +6,7 @@ of reading (``io.source``) and writing (``io.store``); zarr-python is the oracle
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, product
 from typing import Any, Protocol
 
@@ -65,21 +65,32 @@ class ChunkReader:
 
         Raises: ChunkError: a chunk cannot be decoded; SourceError: no answer.
         """
+        whole = tuple(slice(0, s.stop - s.start) for s in region)
+        out: Values | None = None
+        for place, values in self.parts(region):
+            if place == whole:
+                return values
+            if out is None:
+                out = np.empty([s.stop for s in whole], self.layout.dtype)
+            out[place] = values
+        return np.empty([s.stop for s in whole], self.layout.dtype) if out is None else out
+
+    def parts(self, region: Region) -> Iterator[tuple[Region, Values]]:
+        """Return the values of a region chunk by chunk, each with its place in the region.
+
+        Raises: as ``read``, on the way.
+        """
         layout = self.layout
         spans = [range(s.start // c, -(-s.stop // c)) for s, c in zip(region, layout.inner, strict=True)]
         indexes = list(product(*spans))
         pieces = self._load(indexes)
         if not self._ahead_bytes or all(s.stop == n for s, n in zip(region, layout.shape, strict=True)):
             self._pieces, self._shards = {}, {}  # nothing comes after it
-        if len(indexes) == 1:
-            return self._values(indexes[0], pieces[indexes[0]], self._inside(indexes[0], region))
-        out = np.empty([s.stop - s.start for s in region], layout.dtype)
         for index in indexes:
             inside = self._inside(index, region)
             origins = [i * c - s.start for i, c, s in zip(index, layout.inner, region, strict=True)]
             place = tuple(slice(o + s.start, o + s.stop) for o, s in zip(origins, inside, strict=True))
-            out[place] = self._values(index, pieces[index], inside)
-        return out
+            yield place, self._values(index, pieces[index], inside)
 
     def _inside(self, index: Index, region: Region) -> Region:
         """Return the part of a region that lies in one chunk, counted in the chunk."""

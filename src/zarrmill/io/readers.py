@@ -1,19 +1,27 @@
 """Independent readers that must open a finished store: xarray, rioxarray, rio-tiler and GDAL (rasterio).
 
-Each is asked the way its users ask, and what it sees is compared with the store's own metadata.
+Each is asked the way its users ask, and what it sees is compared with the store's own metadata. Beside other work they are
+asked in a process of their own (``ask_apart``): importing them takes a second, in which one thread would keep the others
+from Python. That process reads one JSON object and writes a line for each reader.
 """
 
+import json
+import os
+import signal
+import subprocess
+import sys
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass
-from importlib import import_module
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zarrmill.config import S3
+from zarrmill.errors import UnknownStateError
 from zarrmill.io import bucket as buckets
 from zarrmill.io.objects import Objects
+from zarrmill.io.process import die_with_parent, spare_collector
 
 if TYPE_CHECKING:
     import zarr
@@ -24,13 +32,8 @@ GDAL_PLAIN = (3, 12)
 GDAL_SHARDED = (3, 13)
 """First GDAL that reads sharded arrays: https://github.com/OSGeo/gdal/issues/13529."""
 PREVIEW_PX = 256
-MODULES = {
-    "xarray": ("xarray.backends.zarr",),
-    "rioxarray": ("rioxarray", "xarray.backends.zarr"),
-    "rio-tiler": ("rio_tiler.experimental.zarr",),
-    "rasterio": ("rasterio",),
-}
-"""What each reader is made of."""
+ANSWER_S = 900.0
+"""Seconds that readers may take in all."""
 
 
 class ReaderProblem(Exception):  # noqa: N818 - it is what a reader tells, not an error of ours
@@ -60,11 +63,62 @@ class Target:
     """The band has a grid mapping and x, y: what readers without the conventions need."""
 
 
-def load(names: Iterable[str]) -> None:
-    """Import readers, so that they are there when they are asked; what cannot be imported is told then."""
-    for module in {module: None for name in names for module in (*MODULES[name], "rasterio.errors", "rio_tiler.errors")}:
-        with suppress(ImportError):
-            import_module(module)
+def ask(names: Sequence[str], objects: Objects, target: Target) -> dict[str, str]:
+    """Ask readers one after the other; return what ``run_reader`` returns for each, by its name."""
+    return {name: run_reader(name, objects, target) for name in names}
+
+
+def ask_apart(names: Sequence[str], href: str, target: Target, *, within_s: float = ANSWER_S) -> dict[str, str]:
+    """Do as ``ask`` in another process; one that crashes has the reader that it was at fail, and those behind.
+
+    Args: href: store; it is reached as this process reaches it; within_s: seconds for all of them.
+    Raises: UnknownStateError: they do not come to an end.
+    """
+    asked = {"names": list(names), "href": href, "target": asdict(target), "s3": buckets.settings().model_dump(mode="json")}
+    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-P", "-W", "ignore", "-m", __name__]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | one_thread,
+        text=True,
+    ) as process:
+        try:
+            out, err = process.communicate(json.dumps(asked), within_s)
+        except BaseException as error:
+            process.kill()
+            if isinstance(error, subprocess.TimeoutExpired):
+                text = f"{href}: {', '.join(names)} did not answer in {within_s:.0f} s; validate again"
+                raise UnknownStateError(text, kind="outage") from error
+            raise
+    answers = dict(json.loads(line) for line in out.splitlines())
+    silent = [name for name in names if name not in answers]
+    if silent:
+        why = f"failed: the process that asks {silent[0]} {_end(process.returncode)}: {err.strip().rpartition('\n')[2][:200]}"
+        answers |= dict.fromkeys(silent, why.rstrip(": "))
+    return answers
+
+
+def _end(code: int) -> str:
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
+
+
+def main() -> None:
+    """Ask the readers that the JSON object on stdin names; write name and answer of each, one a line."""
+    die_with_parent()
+    spare_collector()
+    asked = json.load(sys.stdin)
+    buckets.use(S3.model_validate(asked["s3"]))
+    objects = Objects(asked["href"])
+    fields: dict[str, Any] = {name: tuple(f) if isinstance(f, list) else f for name, f in asked["target"].items()}  # Any: JSON
+    target = Target(**fields)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    for name in asked["names"]:
+        answers.write(json.dumps([name, run_reader(name, objects, target)]) + "\n")
+        answers.flush()
 
 
 def run_reader(name: str, objects: Objects, target: Target) -> str:
@@ -190,3 +244,6 @@ _READERS: dict[str, Callable[[Objects, Target], str]] = {
     "rio-tiler": _rio_tiler,
     "rasterio": _rasterio,
 }
+
+if __name__ == "__main__":
+    main()

@@ -91,6 +91,22 @@ class ArrayReader:
         except ChunkError as error:
             return str(error)
 
+    def parts(self, region: Region) -> Iterator[tuple[Region, Values | str]]:
+        """Return the values of a region as they are decoded, each part with its place in the region.
+
+        What cannot be decoded ends it, told in place of values. Raises: as ``read``.
+        """
+        whole = tuple(slice(0, s.stop - s.start) for s in region)
+        if self.direct is None:
+            yield whole, self.read_again(region)
+            return
+        try:
+            with reachable(self.objects):
+                for place, values in self.direct.parts(region):
+                    yield place, _native(values)
+        except ChunkError as error:
+            yield whole, str(error)
+
     def read_again(self, region: Region) -> Values | str:
         """Return the same as ``read``, through zarr-python: slower, and written by others."""
         from obstore.exceptions import BaseError

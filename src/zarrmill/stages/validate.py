@@ -4,6 +4,7 @@ A broken store never raises: every defect is a finding. Only a store or source t
 """
 
 import math
+import os
 import re
 import resource
 import threading
@@ -92,7 +93,7 @@ def validate(
     Raises: StoreError (missing): nothing is there; SourceError: the source is not there or is no product;
     UnknownStateError: one of them does not answer.
     """
-    started, wall, cpu = datetime.now(UTC), time.monotonic(), time.process_time()
+    started, wall, cpu = datetime.now(UTC), time.monotonic(), _cpu_s()
     pin_threads(max(threads, 1))
     seed = product.product_id if product else store.rstrip("/").rpartition("/")[2]
     fingerprint = product.source_fingerprint if product else ""
@@ -140,12 +141,17 @@ def _measured(run: _Run, started: datetime, wall: float, cpu: float) -> Measured
     return Measured(
         started=started.isoformat(timespec="seconds"),
         wall_s=round(time.monotonic() - wall, 3),
-        cpu_s=round(time.process_time() - cpu, 3),
-        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        cpu_s=round(_cpu_s() - cpu, 3),
+        peak_rss_bytes=sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * 1024,
         threads=run.threads,
         steps_s=run.steps_s,
         software={"zarrmill": __version__, **{name: version(name) for name in SOFTWARE}},
     )
+
+
+def _cpu_s() -> float:
+    """Return the CPU seconds of this process and of those that it waited for."""
+    return sum(os.times()[:4])
 
 
 def _check(run: _Run) -> None:
@@ -165,15 +171,16 @@ def _check(run: _Run) -> None:
         check_conventions(run.tree, run.checks)
         checks_layout.check_layouts(run.tree, run.checks, run.pixels)
         checks_georef.check_georef(run.tree, given, lambda path: _vector(run, path), run.checks)
-    if run.limits.depth != "structure":
+    target = _target(run) if sealed else None
+    if run.limits.depth == "structure":
+        _tell_readers(run, target, _ask_readers(run, target))
+    else:
         with run.step("values"):
-            _check_values(run, jobs, compared)
+            _check_values(run, jobs, compared, target)
             _check_images(run)
     with run.step("digest"):
         _check_digest(run)
         _tell_absent(run, compared)
-    with run.step("readers"):
-        _check_readers(run, sealed)
 
 
 def _open(run: _Run) -> Mapping[str, bytes]:
@@ -226,12 +233,13 @@ def _check_digest(run: _Run) -> None:
         run.verified = run.checks.expect(found == wanted, "structure.digest", "", f"tree_sha256 {found}, the root says {wanted}")
 
 
-def _check_values(run: _Run, jobs: list[Job], compared: set[str]) -> None:
-    """Carry out the comparisons, and decode what nothing can be compared with."""
+def _check_values(run: _Run, jobs: list[Job], compared: set[str], target: readers.Target | None) -> None:
+    """Carry out the comparisons, decode what nothing can be compared with, and ask other readers meanwhile."""
     jobs = jobs + [Job(base=array, decode_only=True) for path, array in run.arrays.items() if path not in compared]
     share = 1.0 if run.limits.depth == "full" else run.limits.sample_share
-    results = _run_jobs(run, jobs, share)
+    results, answers = _run_jobs(run, jobs, share, lambda: _ask_readers(run, target))
     _count(run, results)
+    _tell_readers(run, target, answers)
     if isinstance(run.read, HashedObjects):  # plain http servers may know no ranges, which zarr-python needs
         with ThreadPoolExecutor(run.threads) as pool:
             _tell(run, pool.map(lambda array: reread(array, run.seed), (a for a in run.arrays.values() if a.direct)))
@@ -325,8 +333,8 @@ def _level_target(run: _Run, given: GivenTree, path: str, array: ArrayReader) ->
     return LevelTarget(array, factors.pop(), level_rule(path), nodata if isinstance(nodata, int) else None), origin
 
 
-def _run_jobs(run: _Run, jobs: list[Job], share: float) -> list[JobResult]:
-    """Run jobs on as many threads as fit into the memory, the most expensive first."""
+def _run_jobs[R](run: _Run, jobs: list[Job], share: float, first: Callable[[], R]) -> tuple[list[JobResult], R]:
+    """Run ``first`` and the jobs on as many threads as fit into the memory, the most expensive job first."""
     total = sum(job.base.n_bytes for job in jobs)
     lock, done = threading.Lock(), 0
 
@@ -345,9 +353,9 @@ def _run_jobs(run: _Run, jobs: list[Job], share: float) -> list[JobResult]:
     room = max(run.memory_mb * 1_000_000 - BASE_BYTES, 0)
     pool = ThreadPoolExecutor(max(1, min(run.threads, room // max(costs.values(), default=1))))
     try:
-        if run.limits.depth == "full":
-            pool.submit(readers.load, run.limits.readers)  # a second of imports: for one worker, not after all of them
-        return list(pool.map(one, ordered))
+        answer = pool.submit(first)
+        results = list(pool.map(one, ordered))
+        return results, answer.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -359,18 +367,24 @@ def _absent(run: _Run, path: str, index: tuple[int, ...]) -> str | None:
     return None if there else key
 
 
-def _check_readers(run: _Run, sealed: bool) -> None:
-    target = _target(run)
-    for name in run.limits.readers:
-        if run.limits.depth != "full":
-            run.readers[name] = "skipped: asked at full depth only"
-            continue
-        if target is None or not sealed:
-            run.readers[name] = "skipped: no multiscales group with a raster"
-            continue
-        state = readers.run_reader(name, run.store, target)
+def _ask_readers(run: _Run, target: readers.Target | None) -> dict[str, str]:
+    """Return what each reader says of the store, or why it was not asked."""
+    names = run.limits.readers
+    if run.limits.depth != "full":
+        return dict.fromkeys(names, "skipped: asked at full depth only")
+    if not names:
+        return {}
+    if target is None:
+        return dict.fromkeys(names, "skipped: no multiscales group with a raster")
+    with run.step("readers"):
+        apart = run.threads > 1  # else nothing else goes on, and a second interpreter would only cost
+        return readers.ask_apart(names, run.store.href, target) if apart else readers.ask(names, run.store, target)
+
+
+def _tell_readers(run: _Run, target: readers.Target | None, answers: Mapping[str, str]) -> None:
+    for name, state in answers.items():
         run.readers[name] = state
-        if not state.startswith("skipped"):
+        if target is not None and not state.startswith("skipped"):
             run.checks.expect(state == readers.OK, f"readers.{name}", f"{target.finest}/{target.band}", state)
 
 
