@@ -6,6 +6,8 @@ import http.server
 import io
 import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -362,6 +364,22 @@ def test_thumbnail_shows_stored_values_rescaled_and_nodata_transparent(tmp_path:
     assert pixels[0, 89].tolist() == [255, 128, 0, 255]
     assert not pixels[:, :30].any()
     assert (pixels[:, 30:, 3] == 255).all()
+
+
+def test_thumbnail_needs_no_zarr_python(tmp_path: Path) -> None:
+    """Its import takes a third of the seconds of a job ``stac``."""
+    store = tmp_path / "a.zarr"
+    write_store(store)
+    code = f"""
+import sys
+from zarrmill.io.objects import Objects
+from zarrmill.io.thumbnail import render_png
+bands = ("b04", "b03", "b02")
+print(len(render_png(Objects({str(store)!r}), "measurements/reflectance/r20m", bands, (1000, 4000), 90)), "zarr" in sys.modules)
+"""
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert int(told[0]) > 100
+    assert told[1] == "False"
 
 
 def test_thumbnail_edge_colours_are_not_darkened_by_nodata(tmp_path: Path) -> None:

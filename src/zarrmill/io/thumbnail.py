@@ -1,11 +1,13 @@
 """A small picture of a store, from a coarse level."""
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zarrmill.errors import StoreError
-from zarrmill.io.objects import Objects
+from zarrmill.io.objects import MissingObjectError, Objects
+from zarrmill.io.store_reader import ArrayReader, open_array, reachable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,7 +21,7 @@ def render_png(store: Objects, level_path: str, bands: tuple[str, str, str], res
 
     Stored values between ``rescale_dn`` become 0 to 255; a pixel that holds ``_FillValue`` in any band is transparent. The same
     store gives the same bytes.
-    Raises: StoreError: a band cannot be read.
+    Raises: StoreError: a band cannot be read; UnknownStateError: the place does not answer.
     """
     import io
 
@@ -46,22 +48,34 @@ def render_png(store: Objects, level_path: str, bands: tuple[str, str, str], res
 
 def _read(store: Objects, path: str) -> "tuple[NDArray[Any], NDArray[np.bool_]]":
     """Return one array, thinned out to at most ``_MAX_READ_PX``, and where it holds data."""
-    import zarr
-    from obstore.exceptions import BaseError
-    from zarr.errors import ArrayNotFoundError, NodeNotFoundError
-
-    try:
-        array = zarr.open_array(store.zarr_store(), path=path, mode="r", zarr_format=3)
-        step = max(1, max(array.shape) // _MAX_READ_PX)
-        rows = max(1, array.chunks[0] if step > 1 else array.shape[0])
-        parts = []
-        for start in range(0, array.shape[0], rows):
-            block = np.asarray(array[start : start + rows])
-            parts.append(block[-start % step :: step, ::step])
-    except (ArrayNotFoundError, NodeNotFoundError) as error:
-        raise StoreError(f"{store.href}/{path}: no such array; validate the store", kind="missing") from error
-    except (BaseError, OSError, ValueError, RuntimeError) as error:
-        raise StoreError(f"{store.href}/{path}: cannot be decoded ({error}); validate the store", kind="damaged") from error
+    array = _open(store, path)
+    step = max(1, max(array.shape) // _MAX_READ_PX)
+    rows = max(1, array.inner[0] if step > 1 else array.shape[0])
+    parts = []
+    for start in range(0, array.shape[0], rows):
+        block = array.read((slice(start, min(start + rows, array.shape[0])), slice(0, array.shape[1])))
+        if isinstance(block, str):
+            raise _damaged(store, path, block)
+        parts.append(block[-start % step :: step, ::step])
     values = np.concatenate(parts)
-    fill = array.attrs.get("_FillValue")
+    fill = array.attributes.get("_FillValue")
     return values, np.ones(values.shape, dtype=bool) if fill is None else values != fill
+
+
+def _open(store: Objects, path: str) -> ArrayReader:
+    try:
+        with reachable(store):
+            document = json.loads(store.get(f"{path}/zarr.json"))
+        outer = tuple(map(int, document["chunk_grid"]["configuration"]["chunk_shape"]))
+    except MissingObjectError as error:
+        raise StoreError(f"{store.href}/{path}: no such array; validate the store", kind="missing") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise _damaged(store, path, f"its zarr.json is none: {error}") from error
+    array = open_array(store, store, path, document, outer, None, full=False)
+    if isinstance(array, str):
+        raise _damaged(store, path, array)
+    return array
+
+
+def _damaged(store: Objects, path: str, why: str) -> StoreError:
+    return StoreError(f"{store.href}/{path}: cannot be decoded ({why}); validate the store", kind="damaged")
