@@ -155,6 +155,23 @@ def test_fingerprint_follows_the_metadata(source_copy, shared_sources):
     assert read_tree(Objects(str(path))).fingerprint != before
 
 
+@pytest.mark.parametrize("dtype", ["<U7", ">U3"])
+@pytest.mark.parametrize("fill", ["", "x"])
+@pytest.mark.parametrize("compressor", [None, Blosc("zstd", shuffle=2)])
+def test_text_of_one_width_is_what_zarr_python_reads(tmp_path, dtype, fill, compressor):
+    path = tmp_path / "s.zarr"
+    root = zarr.open_group(path, mode="w", zarr_format=2)
+    root.create_array("g/a", shape=(5, 3), chunks=(2, 2), dtype=dtype, compressors=compressor, fill_value=fill)
+    root["g/a"][:] = np.array([[f"ä{i}{j}" for j in range(3)] for i in range(5)], dtype)
+    (path / "g/a/1.1").unlink()
+    zarr.consolidate_metadata(path)
+    objects, missing = Objects(str(path)), []
+    found = read_whole(objects, read_tree(objects).arrays["g/a"], missing.append)
+    np.testing.assert_array_equal(found, zarr.open_group(path, mode="r")["g/a"][...])
+    assert missing == ["g/a/1.1"]
+    assert found[2, 2] == fill
+
+
 def test_corrupt_small_array_is_named(source_copy):
     path = source_copy("l2a")
     (path / "conditions/geometry/sun_angles/0.0.0").write_bytes(b"nonsense")
