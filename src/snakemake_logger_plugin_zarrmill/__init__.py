@@ -17,7 +17,7 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from snakemake_logger_plugin_zarrmill.display import Display, Terminal, display_for, dry_run_text, stream_for
-from snakemake_logger_plugin_zarrmill.jobs import Job, Run, job_of
+from snakemake_logger_plugin_zarrmill.jobs import DryRun, Job, Run, job_of
 
 PASSED_OVER = (
     "At least one job did not complete successfully",
@@ -51,7 +51,7 @@ class LogHandler(LogHandlerBase):
         self._guard = threading.RLock()
         self._stop = threading.Event()
         self._ticker: threading.Thread | None = None
-        self._planned: list[Job] = []
+        self._todo = DryRun()
         self._stage = "idle"
         """``idle``, ``ready`` (jobs are known), ``running`` (the first was started) or ``closed``."""
         self._complained = False
@@ -135,7 +135,7 @@ class LogHandler(LogHandlerBase):
 
     def _job_started(self, job: Job) -> None:
         if self.common_settings.dryrun:
-            self._planned.append(job)
+            self._todo.add(job)
             return
         self._run.begin(job)
         if self._stage == "ready":
@@ -199,7 +199,7 @@ class LogHandler(LogHandlerBase):
         if stage == "closed":
             return
         if self.common_settings.dryrun and self._run.stats:
-            self._stream.write(dry_run_text(self._run.stats, self._planned))
+            self._stream.write(dry_run_text(self._run.stats, self._todo))
             self._stream.flush()
         elif stage == "running" and not self._silent:
             self._show.end(self._run, time.time() - self._run.since)

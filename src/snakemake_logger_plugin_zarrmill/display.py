@@ -3,18 +3,16 @@
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from snakemake_logger_plugin_zarrmill.jobs import PRODUCT_STAGES, Job, Run, last_lines, todo
+from snakemake_logger_plugin_zarrmill.jobs import PRODUCT_STAGES, DryRun, Job, Run, last_lines
 
 if TYPE_CHECKING:
     from zarrmill.model import FailureRecord
 
-MAX_LISTED = 20
-"""Most products that a dry run lists."""
 RED, GREEN, YELLOW, DIM, PLAIN = "\033[31m", "\033[32m", "\033[33m", "\033[2m", "\033[0m"
 
 
@@ -161,25 +159,19 @@ class JsonLines:
         self._stream.flush()
 
 
-def dry_run_text(stats: Mapping[str, int], jobs: Sequence[Job]) -> str:
+def dry_run_text(stats: Mapping[str, int], todo: DryRun) -> str:
     """Return what a dry run prints: jobs by rule, and the products that would be built with what is missing of each."""
-    by_product = todo(jobs)
     lines = ["dry run: nothing is started", "", *(f"{n:>8}  {rule}" for rule, n in stats.items()), ""]
-    for name, members in list(by_product.items())[:MAX_LISTED]:
-        lines.append(f"{name}: {' → '.join(job.stage for job in members)}  ({why(members[0].reason)})")
-    if len(by_product) > MAX_LISTED:
-        lines.append(f"… and {len(by_product) - MAX_LISTED} products more")
-    lines += [f"{job.rule}: {', '.join(job.outputs)}  ({why(job.reason)})" for job in jobs if not job.target and job.outputs]
+    for name, jobs in todo.listed.items():
+        first, *_ = ordered = sorted(jobs, key=lambda job: PRODUCT_STAGES.index(job.stage))
+        lines.append(f"{name}: {' → '.join(job.stage for job in ordered)}  ({first.why})")
+    if len(todo.products) > len(todo.listed):
+        lines.append(f"… and {len(todo.products) - len(todo.listed)} products more")
+    lines += [f"{job.rule}: {', '.join(job.outputs)}  ({job.why})" for job in todo.others if job.outputs]
     # With --quiet, Snakemake tells the number of jobs but not which.
-    n_products = len(by_product) or max(stats.get(stage, 0) for stage in PRODUCT_STAGES)
+    n_products = len(todo.products) or max(stats.get(stage, 0) for stage in PRODUCT_STAGES)
     lines.append(f"{n_products} product{'' if n_products == 1 else 's'} would be built")
     return "\n".join(lines) + "\n"
-
-
-def why(reason: str) -> str:
-    """Return Snakemake's reason without the paths, which the line names already."""
-    kinds = [part.partition(":")[0].strip().lower() for part in reason.split(";")]
-    return ", ".join(kind for kind in kinds if kind) or "asked for"
 
 
 def result(job: Job) -> str:

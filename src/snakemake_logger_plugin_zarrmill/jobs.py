@@ -4,7 +4,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ RUN_FILE = re.compile(r"^(?P<root>.*[^/])/(?:manifest\.csv|plan\.json|plan\.html
 """A target of the whole run."""
 PRODUCT_STAGES = ("convert", "validate", "stac")
 LAST_STAGE = PRODUCT_STAGES[-1]
+MAX_LISTED = 20
+"""Most products that a dry run lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,8 @@ class Job:
     outputs: tuple[str, ...]
     log: str
     """First log file; empty without one."""
-    reason: str
+    why: str
+    """Kinds of Snakemake's reasons for it, without the paths, which its outputs name already."""
     started: float
     """Seconds since the epoch."""
     target: Mapping[str, str] | None = None
@@ -63,11 +66,36 @@ def job_of(event: Mapping[str, Any], when: float) -> Job:  # attributes of a log
         rule=str(event.get("rule_name", "")),
         outputs=outputs,
         log=logs[0] if logs else "",
-        reason=str(event.get("reason") or ""),
+        why=_why(str(event.get("reason") or "")),
         started=when,
         target=target,
         root=target["root"] if target else next(roots, ""),
     )
+
+
+def _why(reason: str) -> str:
+    kinds = [part.partition(":")[0].strip().lower() for part in reason.split(";")]
+    return ", ".join(kind for kind in kinds if kind) or "asked for"
+
+
+@dataclass
+class DryRun:
+    """What would be done, as told job by job; jobs are kept of the listed products alone, as there may be many thousands."""
+
+    products: set[str] = field(default_factory=set)
+    listed: dict[str, list[Job]] = field(default_factory=dict)
+    """Jobs of the first ``MAX_LISTED`` products."""
+    others: list[Job] = field(default_factory=list)
+    """Jobs of the whole run."""
+
+    def add(self, job: Job) -> None:
+        """A job was told."""
+        if not job.target:
+            self.others.append(job)
+            return
+        self.products.add(job.name)
+        if job.name in self.listed or len(self.listed) < MAX_LISTED:
+            self.listed.setdefault(job.name, []).append(job)
 
 
 @dataclass
@@ -202,12 +230,3 @@ def _failure_of(line: str) -> str | None:
         return f"{event['code']}: {event['message']}"
     except (ValueError, TypeError, KeyError):
         return None
-
-
-def todo(jobs: Iterable[Job]) -> dict[str, list[Job]]:
-    """Return jobs by product, for a dry run."""
-    by_product: dict[str, list[Job]] = {}
-    for job in jobs:
-        if job.target:
-            by_product.setdefault(job.name, []).append(job)
-    return by_product

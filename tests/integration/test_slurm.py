@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 from slurm_server import slurm
-from workspace import Workspace
+from workspace import ROOT, Workspace
+
+PLUGIN = ROOT / ".tools" / "slurm"
+"""Snakemake's plugin, beside the environment as ``make servers`` puts it there."""
 
 
 @pytest.fixture
@@ -24,7 +27,7 @@ def test_every_product_is_one_slurm_job(node: Path, workspace: Callable[..., Wor
     done = subprocess.run(
         work.command(*options, profile="slurm"),
         cwd=work.path,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        env={**os.environ, "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(PLUGIN)},
         capture_output=True,
         text=True,
         timeout=180,

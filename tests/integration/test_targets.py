@@ -109,6 +109,29 @@ def test_mended_all_targets_of_a_run_cost_a_listing(
     assert proxy.count("HEAD") == 2, "what was not listed is asked for"
 
 
+@pytest.mark.parametrize("key", ["state/run/s2/20250101/plan/a.json", "/state//run/./s2/a.json", "state/run/s2/a b.json"])
+def test_mended_a_target_is_named_as_the_plugin_names_it_and_keeps_its_address_once(
+    plugin: ModuleType, fenced: Callable[..., ModuleType], s3_bucket: Bucket, tmp_path: Path, key: str
+) -> None:
+    def made() -> Any:
+        return provider(plugin, s3_bucket.url, tmp_path).object(f"{s3_bucket.href()}/{key}")
+
+    names = ("query", "print_query", "bucket", "key")
+    published = made()
+    assert type(published) is plugin.StorageObject
+    fenced(s3_bucket.href("state/run"))
+    one, other = made(), made()
+    assert [getattr(one, name) for name in names] == [getattr(published, name) for name in names]
+    assert (one.local_suffix(), one.cache_key(), one.local_path()) == (
+        published.local_suffix(),
+        published.cache_key(),
+        published.local_path(),
+    )
+    assert one is not other
+    assert one.query is other.query is one.print_query
+    assert not {"bucket", "key", "_local_suffix"} & set(vars(one)), "what the address says already is kept beside it"
+
+
 def test_mended_a_job_asks_once_for_what_it_needs(
     fenced: Callable[..., ModuleType], s3_bucket: Bucket, proxied: Callable[[str], FaultProxy], tmp_path: Path
 ) -> None:
