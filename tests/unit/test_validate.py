@@ -318,7 +318,7 @@ def test_sampled_depth_needs_neither_zarr_nor_readers(store: Path, source: Path)
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert (told["verdict"], told["readers"]) == ("PASS", {"xarray": "skipped: asked at full depth only"})
     assert told["n"] > 0
-    assert not {"zarr", "xarray", "rasterio", "dask", "pandas"} & set(told["modules"])
+    assert not {"zarr", "xarray", "rasterio", "dask", "pandas", "obstore"} & set(told["modules"])
 
 
 def test_absent_chunks_are_compared_by_a_sample_too_when_they_do_not_read_as_zero() -> None:
