@@ -153,7 +153,7 @@ class _Mended:
     """Address of an object to when it was asked for, and what boto3 made of the answer."""
 
     def __post_init__(self) -> None:
-        self.query = self.print_query = sys.intern(self.query)
+        self.query = self.print_query = sys.intern(str(self.query))
 
     @property
     def bucket(self) -> str:
