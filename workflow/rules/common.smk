@@ -5,6 +5,7 @@ import signal
 import sys
 
 import snakemake.common as snakemake_common
+import snakemake.persistence as snakemake_persistence
 import snakemake.scheduling.job_scheduler as snakemake_scheduler
 import snakemake.script as snakemake_script
 from snakemake.exceptions import WorkflowError
@@ -21,7 +22,7 @@ from zarrmill.io.objects import local_path
 from zarrmill.io.pods import fence_executor
 from zarrmill.io.process import spare_collector, tell
 from zarrmill.io.progress import remove_finished
-from zarrmill.io.scheduling import ask_no_sizes, know_parameters
+from zarrmill.io.scheduling import ask_no_sizes, know_parameters, take_no_tables
 from zarrmill.io.scripts import read_once
 from zarrmill.io.session import begin_session
 from zarrmill.io.state import State
@@ -55,6 +56,7 @@ try:
     fence_executor(ended=note_ended)
     read_once(snakemake_script)
     ask_no_sizes(snakemake_scheduler)
+    take_no_tables(snakemake_persistence)
     ROOT = target_root(
         STATE, SETTINGS.state_root, workflow.storage_settings.default_storage_prefix
     )
