@@ -15,6 +15,8 @@ PLUGIN = ROOT / ".tools" / "slurm"
 
 @pytest.fixture
 def node() -> Iterator[Path]:
+    if not PLUGIN.is_dir():
+        pytest.skip(f"{PLUGIN} is missing; run `make servers`")
     with slurm() as folder:
         yield folder
 
