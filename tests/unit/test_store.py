@@ -1,5 +1,7 @@
 """The store writer against zarr-python as oracle."""
 
+import errno
+import hashlib
 import json
 import math
 
@@ -11,10 +13,10 @@ from hypothesis import strategies as st
 
 from zarrmill.config import Codec
 from zarrmill.core.chunking import chunk_shape, shard_shape
-from zarrmill.errors import StoreError
+from zarrmill.errors import CapacityError, StoreError
 from zarrmill.io.arrays import PlaneWriter, SmallObjects, array_document
 from zarrmill.io.store import ObjectSink, StoreWriter, tree_digest
-from zarrmill.io.written import Entry, Part
+from zarrmill.io.written import Entry, Part, Written
 from zarrmill.model import ArrayPlan
 
 
@@ -323,3 +325,60 @@ def test_tree_digest_ignores_order_and_the_root_but_not_a_byte():
     objects = [("a", 1, "x"), ("b", 2, "y"), ("zarr.json", 3, "z")]
     assert tree_digest(objects) == tree_digest(reversed(objects[:2]))
     assert tree_digest(objects) != tree_digest([("a", 1, "x"), ("b", 2, "Y")])
+
+
+LARGE = b"0123456789abcdef" * (1 << 17)
+
+
+def sealed(writer):
+    with writer.locked():
+        written = [writer.write("large", LARGE), writer.write("small", b"1")]
+        writer.seal(b"{}", written)
+    return [*written, Written("zarr.json", 2, hashlib.sha256(b"{}").hexdigest())]
+
+
+def told(items):
+    return sorted((item.key, item.n_bytes, item.sha256) for item in items)
+
+
+def test_objects_that_are_found_as_written_are_read_back_without_another_digest(tmp_path, monkeypatch):
+    writer = StoreWriter(tmp_path / "s.zarr", Codec())
+    written = sealed(writer)
+    monkeypatch.setattr("zarrmill.io.store.sha256_of", lambda path: pytest.fail(f"{path} is digested again"))
+    assert told(writer.read_back(2)) == told(written)
+
+
+@pytest.mark.parametrize("new", [LARGE[:-1] + b"x", LARGE[:-1], LARGE + b"x"])
+def test_object_that_changed_after_the_seal_has_another_digest(tmp_path, new):
+    writer = StoreWriter(tmp_path / "s.zarr", Codec())
+    written = sealed(writer)
+    (writer.path / "large").write_bytes(new)
+    (writer.path / "foreign").write_bytes(b"1")
+    found = {item.key: item for item in writer.read_back(2)}
+    assert found["large"].sha256 == hashlib.sha256(new).hexdigest() != written[0].sha256
+    assert found.keys() == {"foreign", "large", "small", "zarr.json"}
+
+
+def test_every_object_and_folder_is_flushed_before_the_root_is_written(tmp_path, monkeypatch):
+    flushed = []
+
+    def flush(path):
+        flushed.append((path, (tmp_path / "s.zarr/zarr.json").exists()))
+
+    monkeypatch.setattr("zarrmill.io.store._flush", flush)
+    writer = StoreWriter(tmp_path / "s.zarr", Codec())
+    sealed(writer)
+    before, after = ([path.name for path, is_sealed in flushed if is_sealed is when] for when in (False, True))
+    assert (before[0], sorted(before), after) == ("large", ["large", "s.zarr", "small"], ["zarr.json", "s.zarr"])
+
+
+def test_store_is_not_sealed_when_the_disk_did_not_take_an_object(tmp_path, monkeypatch):
+    def flush(path):
+        if path.name == "large":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("zarrmill.io.store._flush", flush)
+    writer = StoreWriter(tmp_path / "s.zarr", Codec())
+    with pytest.raises(CapacityError, match="No space left on device"):
+        sealed(writer)
+    assert not writer.is_sealed()

@@ -19,6 +19,7 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from until import until
 
 from zarrmill.config import Pixels, Recipe, Validation
 from zarrmill.core.checks import KINDS, Checks, findings_markdown
@@ -27,7 +28,7 @@ from zarrmill.core.checks_values import Job, LevelTarget, reread, run_job, sampl
 from zarrmill.core.rules import Rule
 from zarrmill.errors import SourceError, StoreError, UnknownStateError
 from zarrmill.io.places import place_of
-from zarrmill.io.readers import Target, ask_apart
+from zarrmill.io.readers import Apart, Target
 from zarrmill.io.record import read_record, write_record
 from zarrmill.model import Severity, ValidationReport, Verdict
 from zarrmill.stages.validate import exit_code, validate
@@ -257,7 +258,8 @@ def _with_xarray(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> No
 
 def test_reader_that_crashes_fails_and_those_behind_it_too(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _with_xarray(monkeypatch, tmp_path, "import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
-    said = ask_apart(("rasterio", "xarray", "rioxarray"), str(store), TARGET)
+    with Apart(("rasterio", "xarray", "rioxarray"), str(store)) as readers:
+        said = readers.ask(TARGET)
     assert said["rasterio"].startswith("skipped: GDAL")
     assert said["xarray"] == said["rioxarray"] == "failed: the process that asks xarray was ended by SIGSEGV"
 
@@ -266,8 +268,27 @@ def test_reader_that_does_not_answer_says_nothing_about_the_store(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _with_xarray(monkeypatch, tmp_path, "import time\ntime.sleep(600)\n")
-    with pytest.raises(UnknownStateError, match=r"xarray did not answer in 1 s; validate again"):
-        ask_apart(("xarray",), str(store), TARGET, within_s=1)
+    with Apart(("xarray",), str(store)) as readers:
+        with pytest.raises(UnknownStateError, match=r"xarray did not answer in 1 s; validate again"):
+            readers.ask(TARGET, within_s=1)
+
+
+def test_first_reader_is_imported_before_it_is_asked_and_does_not_outlive_its_context(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marker = tmp_path / "pid"
+    _with_xarray(monkeypatch, tmp_path, f"import os\nopen({str(marker)!r}, 'x').write(str(os.getpid()))\n")
+    with Apart(("xarray",), str(store)):
+        until(lambda: marker.exists() and marker.read_text())
+        process = Path("/proc", marker.read_text())
+        assert process.exists()
+    assert not process.exists()
+
+
+def test_what_the_import_of_a_reader_raises_is_told_of_it(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _with_xarray(monkeypatch, tmp_path, "raise KeyError('no such thing')\n")
+    with Apart(("xarray",), str(store)) as readers:
+        assert readers.ask(TARGET) == {"xarray": "failed: KeyError: 'no such thing'"}
 
 
 def test_report_is_a_record_and_equal_for_equal_runs(tmp_path: Path, store: Path, source: Path) -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import google_crc32c
 from pydantic import TypeAdapter, ValidationError
 
 from zarrmill.errors import StoreError
@@ -99,13 +100,14 @@ class Journal:
                 self.path.unlink(missing_ok=True)
 
 
-def sha256_of_start(stream: IO[bytes], n_bytes: int) -> "hashlib._Hash":
-    """Return the running sha256 of the next ``n_bytes`` of a file, or of what there is of them."""
-    sha = hashlib.sha256()
+def digests_of_start(stream: IO[bytes], n_bytes: int) -> "tuple[hashlib._Hash, int]":
+    """Return the running sha256 and crc32c of the next ``n_bytes`` of a file, or of what there is of them."""
+    sha, crc = hashlib.sha256(), 0
     while n_bytes and (piece := stream.read(min(n_bytes, 1 << 20))):
         sha.update(piece)
+        crc = google_crc32c.extend(crc, piece)
         n_bytes -= len(piece)
-    return sha
+    return sha, crc
 
 
 def _try_lock(handle: IO[str]) -> bool:

@@ -1,10 +1,11 @@
 """Independent readers that must open a finished store: xarray, rioxarray, rio-tiler and GDAL (rasterio).
 
 Each is asked the way its users ask, and what it sees is compared with the store's own metadata. Beside other work they are
-asked in a process of their own (``ask_apart``): importing them takes a second, in which one thread would keep the others
-from Python. That process reads one JSON object and writes a line for each reader.
+asked in a process of their own (``Apart``): importing them takes a second, in which one thread would keep the others from
+Python. That process reads one JSON object and writes a line for each reader.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -12,8 +13,9 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -68,37 +70,51 @@ def ask(names: Sequence[str], objects: Objects, target: Target) -> dict[str, str
     return {name: run_reader(name, objects, target) for name in names}
 
 
-def ask_apart(names: Sequence[str], href: str, target: Target, *, within_s: float = ANSWER_S) -> dict[str, str]:
-    """Do as ``ask`` in another process; one that crashes has the reader that it was at fail, and those behind.
+class Apart:
+    """Readers in another process, which imports the first of them while this one has other things to do.
 
-    Args: href: store; it is reached as this process reaches it; within_s: seconds for all of them.
-    Raises: UnknownStateError: they do not come to an end.
+    One that crashes has the reader that it was at fail, and those behind. A context: the process does not outlive it.
     """
-    asked = {"names": list(names), "href": href, "target": asdict(target), "s3": buckets.settings().model_dump(mode="json")}
-    one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", "-W", "ignore", "-m", __name__]
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=os.environ | one_thread,
-        text=True,
-    ) as process:
+
+    def __init__(self, names: Sequence[str], href: str) -> None:
+        """Args: names: at least one; href: store; it is reached as this process reaches it."""
+        self._names, self._href = list(names), href
+        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-W", "ignore", "-m", __name__, self._names[0]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | one_thread,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def ask(self, target: Target, *, within_s: float = ANSWER_S) -> dict[str, str]:
+        """Do as ``ask``, once.
+
+        Args: within_s: seconds for all of them. Raises: UnknownStateError: they do not come to an end.
+        """
+        s3 = buckets.settings().model_dump(mode="json")
+        asked = {"names": self._names, "href": self._href, "target": asdict(target), "s3": s3}
         try:
-            out, err = process.communicate(json.dumps(asked), within_s)
-        except BaseException as error:
-            process.kill()
-            if isinstance(error, subprocess.TimeoutExpired):
-                text = f"{href}: {', '.join(names)} did not answer in {within_s:.0f} s; validate again"
-                raise UnknownStateError(text, kind="outage") from error
-            raise
-    answers = dict(json.loads(line) for line in out.splitlines())
-    silent = [name for name in names if name not in answers]
-    if silent:
-        why = f"failed: the process that asks {silent[0]} {_end(process.returncode)}: {err.strip().rpartition('\n')[2][:200]}"
-        answers |= dict.fromkeys(silent, why.rstrip(": "))
-    return answers
+            out, err = self._process.communicate(json.dumps(asked), within_s)
+        except subprocess.TimeoutExpired as error:
+            text = f"{self._href}: {', '.join(self._names)} did not answer in {within_s:.0f} s; validate again"
+            raise UnknownStateError(text, kind="outage") from error
+        answers = dict(json.loads(line) for line in out.splitlines())
+        silent = [name for name in self._names if name not in answers]
+        if silent:
+            end, last = _end(self._process.returncode), err.strip().rpartition("\n")[2][:200]
+            why = f"failed: the process that asks {silent[0]} {end}: {last}"
+            answers |= dict.fromkeys(silent, why.rstrip(": "))
+        return answers
 
 
 def _end(code: int) -> str:
@@ -106,9 +122,14 @@ def _end(code: int) -> str:
 
 
 def main() -> None:
-    """Ask the readers that the JSON object on stdin names; write name and answer of each, one a line."""
+    """Ask the readers that the JSON object on stdin names; write name and answer of each, one a line.
+
+    The name of the first is an argument: it is imported before stdin is read.
+    """
     die_with_parent()
     spare_collector()
+    with suppress(Exception):  # what goes wrong goes wrong again, and is told, when the reader is asked
+        importlib.import_module(_MODULES[sys.argv[1]])
     asked = json.load(sys.stdin)
     buckets.use(S3.model_validate(asked["s3"]))
     objects = Objects(asked["href"])
@@ -123,22 +144,40 @@ def main() -> None:
 
 def run_reader(name: str, objects: Objects, target: Target) -> str:
     """Ask one reader; return ``ok``, ``skipped: <why>``, or ``failed: <what it said>``. Does not raise for a broken store."""
-    from pyproj.exceptions import ProjError
-    from rasterio.errors import RasterioError
-
-    known = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+    known = (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        ImportError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return _READERS[name](objects, target)
-        except (*known, ImportError, ReaderProblem, ProjError, RasterioError, *_tiler_errors()) as error:
-            return f"failed: {type(error).__name__}: {error}".split("\n")[0][:300]
+        except (*known, ReaderProblem) as error:
+            return _failed(error)
+        except Exception as error:
+            if not isinstance(error, _errors()):
+                raise
+            return _failed(error)
 
 
-def _tiler_errors() -> tuple[type[Exception], ...]:
+def _failed(error: Exception) -> str:
+    return f"failed: {type(error).__name__}: {error}".split("\n")[0][:300]
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """Return what libraries raise that is no error of Python's own."""
+    from pyproj.exceptions import ProjError
+    from rasterio.errors import RasterioError
     from rio_tiler.errors import RioTilerError
 
-    return (RioTilerError,)
+    return (ProjError, RasterioError, RioTilerError)
 
 
 def _expect(found: Any, wanted: Any, what: str) -> None:  # Any: readers answer with their own types
@@ -238,6 +277,7 @@ def _gdal_address(objects: Objects) -> tuple[str, dict[str, str]]:
     return f"/vsis3/{bucket}/{prefix}", options | buckets.gdal_options(bucket)
 
 
+_MODULES = {"xarray": "xarray", "rioxarray": "rioxarray", "rio-tiler": "rio_tiler.experimental.zarr", "rasterio": "rasterio"}
 _READERS: dict[str, Callable[[Objects, Target], str]] = {
     "xarray": _xarray,
     "rioxarray": _rioxarray,

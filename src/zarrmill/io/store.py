@@ -8,18 +8,23 @@ written under a name ending in ``.part`` and renamed when whole, so nothing torn
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Protocol
 
+import google_crc32c
+
 from zarrmill.config import Codec
-from zarrmill.io.journal import Journal, believed, sha256_of_start, signed, translated
+from zarrmill.io.journal import Journal, believed, digests_of_start, signed, translated
 from zarrmill.io.written import Entry, Part, Written
 
 _N_FLUSHES = 32
 """Flushes at a time: a file system writes what they have in common once."""
+_LARGE_BYTES = 1 << 20
+"""An object of this size is flushed as soon as it is whole, while others are computed; small ones go together at the end."""
+_READ_BYTES = 1 << 20
 
 
 class Sink(Protocol):
@@ -35,7 +40,7 @@ class Sink(Protocol):
         """Digest of these bytes."""
         ...
 
-    def append(self, data: bytes | memoryview) -> None:
+    def append(self, data: bytes) -> None:
         """Add ``data`` at the end."""
         ...
 
@@ -78,6 +83,8 @@ class StoreWriter:
     def __init__(self, path: Path, codec: Codec) -> None:
         self.path, self.href, self.codec, self.buffer_bytes = path, str(path), codec, 0
         self.journal, self._identity = Journal(path), ""
+        self._flushes: _Flushes | None = None
+        self._sealed: dict[str, Written] = {}
 
     def is_sealed(self) -> bool:
         """Return whether the store is a product: its root ``zarr.json`` is there."""
@@ -90,7 +97,12 @@ class StoreWriter:
         Raises: StoreError: another process still writes this store after ``wait_s``, or the place cannot be written.
         """
         with self.journal.locked(wait_s):
-            yield
+            self._flushes = _Flushes()
+            try:
+                yield
+            finally:
+                self._flushes.close()
+                self._flushes = None
 
     def finished(self, identity: str) -> dict[str, Entry]:
         """Return name to entry of what the journal proves: every object and begun shard is there with its size and sha256.
@@ -113,7 +125,8 @@ class StoreWriter:
 
     def sink(self, key: str, begun: Part | None = None) -> Sink:
         """Begin an object that grows, or go on after the part of it that an earlier attempt wrote."""
-        return ObjectSink(self.path / key, key, begun.n_bytes if begun else 0)
+        on_whole = self._flushes.begin if self._flushes else None
+        return ObjectSink(self.path / key, key, begun.n_bytes if begun else 0, on_whole)
 
     def write(self, key: str, data: bytes) -> Written:
         """Write one object whole."""
@@ -142,10 +155,12 @@ class StoreWriter:
         Everything is flushed to disk before and after.
         Raises: CapacityError, StoreError: the disk did not take what was written.
         """
-        self.clear(item.key for item in written)
+        known = {item.key: item for item in written}
+        self.clear(known)
         with translated(self.path), ThreadPoolExecutor(_N_FLUSHES) as pool:
-            list(pool.map(_flush, [self.path, *self.path.rglob("*")]))
-        self.write("zarr.json", root)
+            flushed = self._flushes.wait() if self._flushes else set()
+            list(pool.map(_flush, {self.path, *self.path.rglob("*")} - flushed))
+        self._sealed = known | {"zarr.json": self.write("zarr.json", root)}
         with translated(self.path):
             _flush(self.path / "zarr.json")
             _flush(self.path)
@@ -160,27 +175,62 @@ class StoreWriter:
             return (self.path / "zarr.json").read_bytes()
 
     def read_back(self, threads: int) -> list[Written]:
-        """Return every object that is there now, read whole."""
+        """Return every object that is there now, read whole.
+
+        What this process wrote and finds again by size and crc32c has the digest of the bytes that it wrote; anything else is
+        digested anew.
+        """
         files = sorted(item for item in self.path.rglob("*") if item.is_file())
         with ThreadPoolExecutor(threads) as pool:
-            digests = list(pool.map(sha256_of, files))
-        keys = (file.relative_to(self.path).as_posix() for file in files)
-        return [Written(key, f.stat().st_size, digest) for key, f, digest in zip(keys, files, digests, strict=True)]
+            return list(pool.map(self._found, files))
+
+    def _found(self, file: Path) -> Written:
+        key = file.relative_to(self.path).as_posix()
+        known = self._sealed.get(key)
+        if known and (known.n_bytes, known.etag) == (file.stat().st_size, _crc32c_of(file)):
+            return known
+        return Written(key, file.stat().st_size, sha256_of(file))
+
+
+class _Flushes:
+    """Files on their way to disk while others are written."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(_N_FLUSHES, "flush")
+        self._under_way: dict[Path, Future[None]] = {}
+
+    def begin(self, path: Path, n_bytes: int) -> None:
+        """Flush a file that is whole, unless it is a small one."""
+        if n_bytes >= _LARGE_BYTES:
+            self._under_way[path] = self._pool.submit(_flush, path)
+
+    def wait(self) -> set[Path]:
+        """Return the files that were flushed, when all are. Raises: OSError: one could not be."""
+        for flush in self._under_way.values():
+            flush.result()
+        return set(self._under_way)
+
+    def close(self) -> None:
+        """End what is under way and begin no other."""
+        self._pool.shutdown(cancel_futures=True)
 
 
 class ObjectSink:
     """One object that grows by appending and gets its name when it is whole."""
 
-    def __init__(self, path: Path, key: str, keep_bytes: int = 0) -> None:
-        """Begin anew, or go on after the first ``keep_bytes`` that an earlier attempt wrote."""
-        self.key, self.n_bytes = key, keep_bytes
+    def __init__(self, path: Path, key: str, keep_bytes: int = 0, on_whole: Callable[[Path, int], None] | None = None) -> None:
+        """Begin anew, or go on after the first ``keep_bytes`` that an earlier attempt wrote.
+
+        Args: on_whole: called with path and bytes of the object when it has its name.
+        """
+        self.key, self.n_bytes, self._on_whole = key, keep_bytes, on_whole
         self._path, self._part = path, path.with_name(f"{path.name}.part")
         with translated(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if keep_bytes:
                 os.replace(_begun(path), self._part)
             self._stream: IO[bytes] = self._part.open("r+b" if keep_bytes else "wb", buffering=0)
-            self._sha = sha256_of_start(self._stream, keep_bytes)
+            self._sha, self._crc = digests_of_start(self._stream, keep_bytes)
             self._stream.truncate(keep_bytes)
 
     @property
@@ -188,13 +238,14 @@ class ObjectSink:
         """Digest of what is written so far."""
         return self._sha.hexdigest()
 
-    def append(self, data: bytes | memoryview) -> None:
+    def append(self, data: bytes) -> None:
         """Write ``data`` at the end."""
         view = memoryview(data)
         with translated(self._path):
             while view.nbytes:
                 view = view[self._stream.write(view) :]
         self._sha.update(data)
+        self._crc = google_crc32c.extend(self._crc, data)
         self.n_bytes += len(data)
 
     def close(self) -> Written:
@@ -202,7 +253,9 @@ class ObjectSink:
         with translated(self._path):
             self._stream.close()
             os.replace(self._part, self._path)
-        return Written(self.key, self.n_bytes, self.sha256)
+        if self._on_whole is not None:
+            self._on_whole(self._path, self.n_bytes)
+        return Written(self.key, self.n_bytes, self.sha256, _hex(self._crc))
 
     def release(self) -> None:
         """Close the file; the part of an object that is not finished stays for ``StoreWriter.clear``."""
@@ -221,6 +274,18 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _crc32c_of(path: Path) -> str:
+    crc = 0
+    with path.open("rb", buffering=0) as stream:
+        while piece := stream.read(_READ_BYTES):
+            crc = google_crc32c.extend(crc, piece)
+    return _hex(crc)
+
+
+def _hex(crc: int) -> str:
+    return f"{crc:08x}"
+
+
 def _begun(path: Path) -> Path:
     """Return where an object that an earlier attempt began is: it may have been finished after it was noted."""
     part = path.with_name(f"{path.name}.part")
@@ -232,7 +297,7 @@ def _begins(path: Path, item: Written | Part) -> int:
     if not path.is_file() or path.stat().st_size < item.n_bytes:
         return 0
     with translated(path), path.open("rb", buffering=0) as stream:
-        same = sha256_of_start(stream, item.n_bytes).hexdigest() == item.sha256
+        same = digests_of_start(stream, item.n_bytes)[0].hexdigest() == item.sha256
     return path.stat().st_size if same else 0
 
 

@@ -187,7 +187,7 @@ class Upload:
         """Digest of what was appended so far."""
         return self._sha.hexdigest()
 
-    def append(self, data: bytes | memoryview) -> None:
+    def append(self, data: bytes) -> None:
         """Add ``data`` at the end.
 
         Raises: StoreError: this or another upload of the store failed.

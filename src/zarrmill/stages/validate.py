@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -62,6 +62,8 @@ class _Run:
     arrays: dict[str, ArrayReader] = field(default_factory=dict)
     verified: bool = False
     """The digest over every object was found right."""
+    apart: readers.Apart | None = None
+    """Readers in a process of their own; None where they are asked in this one, or not at all."""
     readers: dict[str, str] = field(default_factory=dict)
     n_pixels: int = 0
     sample: str = "no pixels"
@@ -100,7 +102,8 @@ def validate(
     reading = recipe.reading(fetch) if recipe and fetch else fetch
     with opened(source.rstrip("/"), fingerprint, reading) if source else nullcontext() as given:
         run = _run(Objects(store.rstrip("/")), given, recipe, max(threads, 1), seed, on_progress)
-        _check(run)
+        with _apart(run) as run.apart:
+            _check(run)
     return ValidationReport(
         store=store,
         source=source or "",
@@ -125,6 +128,13 @@ def _run(
     if recipe is None:
         return _Run(store, store, given, limits, None, DEFAULT_MEMORY_MB, threads, seed, progress)
     return _Run(store, store, given, limits, recipe.pixels, recipe.memory_mb, threads, seed, progress)
+
+
+def _apart(run: _Run) -> AbstractContextManager[readers.Apart | None]:
+    """Start the process of the readers, so that it is ready when they are asked: a second core has nothing else to do yet."""
+    if run.limits.depth != "full" or not run.limits.readers or run.threads == 1:
+        return nullcontext()  # with one thread nothing else goes on, and a second interpreter would only cost
+    return readers.Apart(run.limits.readers, run.store.href)
 
 
 _RANK = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
@@ -240,9 +250,8 @@ def _check_values(run: _Run, jobs: list[Job], compared: set[str], target: reader
     results, answers = _run_jobs(run, jobs, share, lambda: _ask_readers(run, target))
     _count(run, results)
     _tell_readers(run, target, answers)
-    if isinstance(run.read, HashedObjects):  # plain http servers may know no ranges, which zarr-python needs
-        with ThreadPoolExecutor(run.threads) as pool:
-            _tell(run, pool.map(lambda array: reread(array, run.seed), (a for a in run.arrays.values() if a.direct)))
+    own = {path for job in jobs for path in _store_paths(job)}
+    _tell(run, [outcome for path in run.arrays.keys() - own for outcome in _reread(run, path)])
     n_blocks, n_all = sum(r.n_blocks for r in results), sum(r.n_blocks_all for r in results)
     what = "compared with the source" if run.source else "decoded, nothing to compare with"
     run.sample = f"{n_blocks} of {n_all} blocks {what}" + ("" if share == 1 else f", seeded by {run.seed!r}")
@@ -346,7 +355,9 @@ def _run_jobs[R](run: _Run, jobs: list[Job], share: float, first: Callable[[], R
                 run.progress(min(done, total), total)
 
     def one(job: Job) -> JobResult:
-        return run_job(job, share, run.seed, lambda path, index: _absent(run, path, index), told)
+        result = run_job(job, share, run.seed, lambda path, index: _absent(run, path, index), told)
+        result.outcomes += [outcome for path in _store_paths(job) for outcome in _reread(run, path)]
+        return result
 
     costs = {job.base.path: job.cost_bytes for job in jobs}
     ordered = sorted(jobs, key=lambda job: (-costs[job.base.path], job.base.path))
@@ -358,6 +369,18 @@ def _run_jobs[R](run: _Run, jobs: list[Job], share: float, first: Callable[[], R
         return results, answer.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _store_paths(job: Job) -> list[str]:
+    """Return the arrays of the store that this job alone reads."""
+    own = [job.base] if job.decode_only else [job.native, *(level.array for level in job.levels)]
+    return [array.path for array in own if array is not None]
+
+
+def _reread(run: _Run, path: str) -> list[Outcome]:
+    """Compare one chunk with what zarr-python reads; plain http servers may know no ranges, which that needs."""
+    array = run.arrays[path]
+    return [reread(array, run.seed)] if array.direct and isinstance(run.read, HashedObjects) else []
 
 
 def _absent(run: _Run, path: str, index: tuple[int, ...]) -> str | None:
@@ -377,8 +400,7 @@ def _ask_readers(run: _Run, target: readers.Target | None) -> dict[str, str]:
     if target is None:
         return dict.fromkeys(names, "skipped: no multiscales group with a raster")
     with run.step("readers"):
-        apart = run.threads > 1  # else nothing else goes on, and a second interpreter would only cost
-        return readers.ask_apart(names, run.store.href, target) if apart else readers.ask(names, run.store, target)
+        return run.apart.ask(target) if run.apart else readers.ask(names, run.store, target)
 
 
 def _tell_readers(run: _Run, target: readers.Target | None, answers: Mapping[str, str]) -> None:
