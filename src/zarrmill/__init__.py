@@ -1,6 +1,10 @@
 """Turn EOPF Zarr products into validated, catalogued, cloud-optimised GeoZarr."""
 
+import os
 from importlib.metadata import version
+
+# pydantic would look through every installed distribution for plugins of its own: 20 ms of every process.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 __version__ = version("zarrmill")
 

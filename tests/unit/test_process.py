@@ -30,3 +30,17 @@ def test_a_job_imports_no_large_library_before_it_needs_it(stage):
 def test_what_the_log_library_does_without_is_there_for_others():
     code = "import zarrmill.io.logs, rich.console; print(rich.console.Console.__name__)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "Console\n"
+
+
+def test_what_this_process_never_uses_is_not_imported_unless_it_is_already():
+    code = """
+import sys
+from zarrmill.io.process import pin_threads, spare_imports
+import boto3
+spare_imports("dask", "boto3")
+pin_threads(2)
+import rioxarray, rasterio.session, xarray
+print(rasterio.session.boto3 is boto3, "dask.array" in sys.modules, xarray.DataArray([1, 2]).sum().item())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False", "3"]

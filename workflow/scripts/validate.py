@@ -1,12 +1,14 @@
 """Entry point of the rule ``validate``."""
 
 from zarrmill.io.places import place_of
+from zarrmill.io.process import spare_imports
 from zarrmill.io.record import read_record, write_record
 from zarrmill.job import check_accepted, product_job
 from zarrmill.model import ConvertReceipt
 
 if __name__ == "__main__" and "snakemake" in globals():
     with product_job("validate", plan=snakemake.input.plan, config=snakemake.config, log=snakemake.log.text) as job:
+        spare_imports("dask")
         from zarrmill.stages.validate import validate
 
         receipt = read_record(ConvertReceipt, place_of(snakemake.input.receipt))

@@ -23,7 +23,7 @@ from zarrmill.config import S3
 from zarrmill.errors import UnknownStateError
 from zarrmill.io import bucket as buckets
 from zarrmill.io.objects import Objects
-from zarrmill.io.process import die_with_parent, spare_collector
+from zarrmill.io.process import die_with_parent, spare_collector, spare_imports
 
 if TYPE_CHECKING:
     import zarr
@@ -80,8 +80,9 @@ class Apart:
         """Args: names: at least one; href: store; it is reached as this process reaches it."""
         self._names, self._href = list(names), href
         one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        spared = ["dask"] if Objects(href).local is None else ["dask", "boto3"]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-W", "ignore", "-m", __name__, self._names[0]],
+            [sys.executable, "-P", "-W", "ignore", "-m", __name__, self._names[0], *spared],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -124,10 +125,11 @@ def _end(code: int) -> str:
 def main() -> None:
     """Ask the readers that the JSON object on stdin names; write name and answer of each, one a line.
 
-    The name of the first is an argument: it is imported before stdin is read.
+    The first argument names the reader that is imported before stdin is read, the others what is not imported at all.
     """
     die_with_parent()
     spare_collector()
+    spare_imports(*sys.argv[2:])
     with suppress(Exception):  # what goes wrong goes wrong again, and is told, when the reader is asked
         importlib.import_module(_MODULES[sys.argv[1]])
     asked = json.load(sys.stdin)
