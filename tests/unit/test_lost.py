@@ -91,7 +91,7 @@ def test_stage_at_work_is_told_by_its_heartbeat_and_not_told_again_from_it(run):
     (record,) = records(run, 0)
     assert record.stage == "stac"
     assert "after 5 of 10 bytes" in record.message
-    assert record_killed(run.state, run.products, "demo") == 0
+    assert not record_killed(run.state, run.products, "demo")
 
 
 def test_products_of_one_pod_are_all_told_but_finished_ones(run):

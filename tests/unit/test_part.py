@@ -1,20 +1,23 @@
 """A shard's steps: what cannot be read is never taken for nothing to do."""
 
 import json
+import os
 import subprocess
 import sys
 import time
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import pytest
-from fake_run import FAILURES, fake_run, write_failure
+from fake_run import FAILURES, FakeRun, fake_run, write_failure
 
 from zarrmill.errors import EXIT_NOTHING, EXIT_OK, EXIT_UNKNOWN
 from zarrmill.io.manifest import write_manifest
-from zarrmill.io.places import place_of
-from zarrmill.io.progress import ProgressFile
-from zarrmill.io.state import State
+from zarrmill.io.places import Place, place_of
+from zarrmill.io.progress import SILENT_S, ProgressFile
+from zarrmill.io.state import Failures, State
+from zarrmill.model import Product
 from zarrmill.runs.part import Part
 
 
@@ -69,6 +72,57 @@ def test_only_failures_of_this_session_are_its_own(tmp_path: Path) -> None:
     write_failure(run.state, run.with_outcome("failed")[0], 1, FAILURES[1])
     part.look()
     assert (part.seen.n_failed, len(part.failed_at)) == (3, 1)
+
+
+def left_behind(run: FakeRun, product: Product, **changes: Any) -> Path:
+    """Leave the heartbeat of a job that began a conversion; return its file."""
+    tick = ProgressFile(run.state.progress(product), "convert", product.name)
+    tick.write()
+    beat = Path(tick.place.href)
+    beat.write_text(json.dumps(json.loads(beat.read_text()) | changes))
+    return beat
+
+
+def test_a_clock_of_whole_seconds_makes_no_earlier_failure_this_sessions_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = fake_run(tmp_path, 6, n_failed=0, n_waiting=6, thumbnails=False)
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    moment = float(int(time.time()))
+    os.utime(left_behind(run, run.products[0], pid=process.pid), (moment - 10,) * 2)
+    monkeypatch.setattr(Place, "now", lambda place: moment)  # as a bucket tells it, and stamps what is written in that second
+    part = Part("demo", run.state, deque(), tmp_path / "part.log")
+    part.take_up()
+    stamp_records(run, run.products[0], moment)
+    part.look()
+    assert (part.seen.n_failed, part.failed_at) == (1, ())
+    write_failure(run.state, run.products[0], 2, FAILURES[1])
+    stamp_records(run, run.products[0], moment + 2)
+    part.look()
+    assert (part.seen.n_failed, part.failed_at) == (1, (moment + 2,)), "what fails again is"
+
+
+def stamp_records(run: FakeRun, product: Product, moment: float) -> None:
+    for place in Failures(run.state).places():
+        if place.parent.name == product.name:
+            os.utime(place.href, (moment, moment))
+
+
+def test_a_job_of_an_earlier_session_that_is_found_dead_later_is_no_failure_of_this_one(tmp_path: Path) -> None:
+    run = fake_run(tmp_path, 6, n_failed=0, n_waiting=6, thumbnails=False)
+    beats = [left_behind(run, product, host="elsewhere") for product in run.products[:2]]
+    part = Part("demo", run.state, deque(), tmp_path / "part.log")
+    now = time.time()
+    os.utime(beats[0], (now - SILENT_S + 60,) * 2)  # silent, but not for long enough
+    part.take_up()
+    os.utime(beats[1], (now,) * 2)  # of this session
+    part.since, silent = now - 1, now + SILENT_S + 60
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Place, "now", lambda place: silent)
+        part.look()
+    assert part.seen.failed_at.keys() == {product.name for product in run.products[:2]}
+    assert len(part.failed_at) == 1
 
 
 def test_the_end_of_the_log_is_told_where_the_machine_may_be_gone(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable, Mapping
 
+from zarrmill.errors import hidden
+
 N_LINES = 20
 """Most lines that are kept."""
 MAX_BYTES = 4000
@@ -10,11 +12,11 @@ MAX_BYTES = 4000
 HIDDEN = "***"
 
 _NAMED = re.compile(
-    r"((?:authorization|signature|credential|password|passwd|secret|token|access_?key(?:_?id)?)[\w-]*[\"']?\s*[=:]\s*[\"']?"
+    r"((?:authorization|signature|credential|password|passwd|secret|token|(?:access|api|subscription|account)[_-]?key(?:_?id)?"
+    r"|(?<=[?&])sig)[\w-]*[\"']?\s*[=:]\s*[\"']?"
     r"(?:bearer\s+|basic\s+)?)[^\s\"'&,;)]+",
     re.IGNORECASE,
 )
-_IN_ADDRESS = re.compile(r"(://)[^/\s:@]+:[^/\s@]+@")
 _NAMES = re.compile(r"key|secret|token|password|credential", re.IGNORECASE)
 _SHORTEST = 8
 """Characters of the shortest value that is taken for a secret: shorter ones are words."""
@@ -25,7 +27,7 @@ def excerpt(text: str, secrets: Iterable[str] = ()) -> str:
     kept = "\n".join(text.rstrip().splitlines()[-N_LINES:])
     for secret in sorted(secrets, key=len, reverse=True):
         kept = kept.replace(secret, HIDDEN)
-    kept = _IN_ADDRESS.sub(rf"\1{HIDDEN}@", _NAMED.sub(rf"\1{HIDDEN}", kept))
+    kept = hidden(_NAMED.sub(rf"\1{HIDDEN}", kept))
     return kept.encode()[-MAX_BYTES:].decode(errors="ignore")
 
 

@@ -230,8 +230,8 @@ class ProgressSnapshot:
     """When each ``ok`` product was finished, seconds since the epoch, ascending."""
     since: float | None = None
     """When this session of the run began, seconds since the epoch; None when that is not known."""
-    failed_at: tuple[float, ...] = ()
-    """When each product that failed did so the last time, seconds since the epoch, ascending."""
+    failed_at: Mapping[str, float] = field(default_factory=dict)
+    """Name of a product that failed to when it did so the last time, seconds since the epoch."""
     skipped: Mapping[str, int] = field(default_factory=dict)
     """Why the plan left out products for what they are, to their number; they are not in ``total``."""
     cost: Cost | None = None
@@ -282,7 +282,7 @@ def collect_progress(
     costs = planned.costs or {}
     stages: Counter[str] = Counter()
     failed: Counter[str] = Counter()
-    finished, failed_at, spent_eur = [], [], 0.0
+    finished, failed_at, spent_eur = [], dict[str, float](), 0.0
     for product in products:
         has = {stage: found for stage in PRODUCT_STAGES if (found := listing.get(state.target(stage, product)))}
         stages.update(has.keys())
@@ -293,7 +293,7 @@ def collect_progress(
         known = failures.of(product)
         if known and known[-1].stage not in has and product.name not in busy:
             failed[known[-1].failure_class] += 1
-            failed_at.append(known[-1].modified)
+            failed_at[product.name] = known[-1].modified
     return ProgressSnapshot(
         total=len(products),
         ok=len(finished),
@@ -302,7 +302,7 @@ def collect_progress(
         stages={stage: stages[stage] for stage in PRODUCT_STAGES},
         finished=tuple(sorted(finished)),
         since=since,
-        failed_at=tuple(sorted(failed_at)),
+        failed_at=failed_at,
         skipped=planned.skipped,
         cost=None if planned.costs is None else sum(costs.values(), Cost()),
         spent_eur=spent_eur,
@@ -320,7 +320,7 @@ def together(seen: Sequence[ProgressSnapshot], since: float | None = None) -> Pr
         stages=_added(one.stages for one in seen),
         finished=tuple(sorted(when for one in seen for when in one.finished)),
         since=since,
-        failed_at=tuple(sorted(when for one in seen for when in one.failed_at)),
+        failed_at={name: when for one in seen for name, when in one.failed_at.items()},
         skipped=_added(one.skipped for one in seen),
         cost=sum(costs, Cost()) if costs else None,
         spent_eur=sum(one.spent_eur for one in seen),

@@ -97,8 +97,8 @@ def record_killed(
     *,
     listing: Listing | None = None,
     beats: Sequence[Heartbeat] | None = None,
-) -> int:
-    """Leave a failure record for every job that ended without one, and return how many there were.
+) -> tuple[Heartbeat, ...]:
+    """Leave a failure record for every job that ended without one, and return what they left.
 
     A job that is killed (out of memory, evicted, by hand) cannot write a record, but leaves its heartbeat. Nothing is written
     about a job that may live: on this machine its process is gone, on another it has been silent for long.
@@ -108,7 +108,7 @@ def record_killed(
     """
     listing = listing or Listing(state.root)
     failures, by_name = Failures(state, listing), {product.name: product for product in products}
-    n_written, beats = 0, read_all_heartbeats(state, listing) if beats is None else beats
+    killed, beats = [], read_all_heartbeats(state, listing) if beats is None else beats
     now = state.root.now() if beats else 0.0
     for beat in beats:
         product = by_name.get(beat.product)
@@ -118,8 +118,8 @@ def record_killed(
         if any(one.stage == beat.stage and one.modified >= beat.started for one in known):
             continue
         _write_killed(state, product, beat, run, known)
-        n_written += 1
-    return n_written
+        killed.append(beat)
+    return tuple(killed)
 
 
 def _write_killed(state: State, product: Product, beat: Heartbeat, run: str, known: Sequence[Failure]) -> None:

@@ -15,7 +15,7 @@ from zarrmill.errors import EXIT_NOTHING, EXIT_OK, ConfigError, ZarrmillError, e
 from zarrmill.io.listing import Listing
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.process import die_with_parent
-from zarrmill.io.progress import Planned, ProgressSnapshot, collect_progress, read_all_heartbeats
+from zarrmill.io.progress import Heartbeat, Planned, ProgressSnapshot, collect_progress, read_all_heartbeats
 from zarrmill.io.state import State
 from zarrmill.runs.failures import record_killed
 from zarrmill.runs.planned import read_planned
@@ -76,6 +76,8 @@ class Part:
     log: Path
     since: float = 0.0
     """When this session took the shard up, seconds since the epoch by the clock of its state: older failures are not its own."""
+    earlier: dict[str, float] = field(default_factory=dict)
+    """Name of a product to when it was told that a job of an earlier session had died of it: that is no failure of this one."""
     code: int | None = None
     """Exit code of the step that ended the shard; None while it is at work."""
     process: "subprocess.Popen[bytes] | None" = None
@@ -99,7 +101,8 @@ class Part:
     @property
     def failed_at(self) -> tuple[float, ...]:
         """When products failed in this session, seconds since the epoch, ascending."""
-        return tuple(when for when in self.seen.failed_at if when >= self.since)
+        failed = self.seen.failed_at.items()
+        return tuple(sorted(when for name, when in failed if when >= self.since and when > self.earlier.get(name, 0)))
 
     def take_up(self) -> None:
         """Tell what earlier sessions left from what this one will do: jobs that died in them get their records before it begins.
@@ -108,8 +111,12 @@ class Part:
         """
         with suppress(ConfigError):  # a manifest that is malformed is planned again
             if self.state.manifest.exists():
-                record_killed(self.state, read_manifest(self.state.manifest), self.run)
+                self._died_before(record_killed(self.state, read_manifest(self.state.manifest), self.run))
         self.since = self.state.root.now()
+
+    def _died_before(self, beats: Sequence[Heartbeat]) -> None:
+        if beats:
+            self.earlier |= dict.fromkeys((beat.product for beat in beats), self.state.root.now())
 
     def advance(self) -> bool:
         """Start the next step when none runs, take its exit code when it ended; return whether the shard is at work."""
@@ -156,7 +163,8 @@ class Part:
                 products = read_manifest(self.state.manifest)
                 listing = Listing(self.state.root)
                 beats = read_all_heartbeats(self.state, listing)
-                if record_killed(self.state, products, self.run, listing=listing, beats=beats):
+                if killed := record_killed(self.state, products, self.run, listing=listing, beats=beats):
+                    self._died_before([beat for beat in killed if beat.updated < self.since])
                     listing = Listing(self.state.root)
                 planned = self.planned or read_planned(self.state, products)
                 self.planned = planned if self.is_planned else None  # a plan of before is still there while a new one is made
