@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numcodecs
@@ -10,10 +11,13 @@ import pytest
 import xarray as xr
 import zarr
 from builders import drop_chunk, remove_attr, set_array_field, set_attr
+from file_server import file_server
 from products import grd_recipe, product_row, recipe_for
 from test_completion import edit_node
 
+from zarrmill.config import Source
 from zarrmill.core import estimate
+from zarrmill.core.entries import entry_of_item
 from zarrmill.core.layout import source_crs
 from zarrmill.errors import SourceError
 from zarrmill.io.objects import Objects
@@ -338,3 +342,70 @@ def test_crs_that_is_unknown_or_in_degrees_is_refused(source_copy, code):
     with pytest.raises(SourceError, match=f"CRS '{code}', expected EPSG:<code> of a projected CRS") as caught:
         source_crs(read_tree(Objects(str(source))))
     assert caught.value.code == "ZM-SRC-CRS"
+
+
+def with_compressor(product: Path, array: str, codec: numcodecs.abc.Codec) -> Path:
+    """Write the chunks of an array anew with another compressor; return the file of the first."""
+    node = json.loads((product / array / ".zarray").read_text())
+    old = numcodecs.get_codec(node["compressor"])
+    chunks = sorted(path for path in (product / array).iterdir() if not path.name.startswith("."))
+    for chunk in chunks:
+        chunk.write_bytes(codec.encode(old.decode(chunk.read_bytes())))
+    set_array_field(product, array, "compressor", codec.get_config())
+    return chunks[0]
+
+
+@pytest.mark.parametrize("codec", [numcodecs.Zlib(1), numcodecs.GZip(1), numcodecs.LZMA(preset=1), numcodecs.BZ2(1)], ids=repr)
+def test_flipped_byte_is_named_whatever_the_codec(source_copy, tmp_path, codec):
+    source = source_copy("l2a")
+    chunk = with_compressor(source, BAND, codec)
+    whole = chunk.read_bytes()
+    assert verdict(run(source, tmp_path / "whole")) is Verdict.PASS
+    chunk.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 0xFF]) + whole[len(whole) // 2 + 1 :])
+    with pytest.raises(SourceError, match=f"array {BAND}.*{re.escape(chunk.name)}") as caught:
+        run(source, tmp_path / "broken")
+    assert caught.value.code == "ZM-SRC-CORRUPT"
+    recipe = recipe_for("S02MSIL2A")
+    recipe = recipe.model_copy(update={"validation": recipe.validation.model_copy(update={"readers": []})})
+    (store,) = (tmp_path / "whole").rglob("*.zarr")
+    report = validate(str(store), source=str(source), recipe=recipe)
+    assert {f.code for f in report.findings if BAND.rpartition("/")[0] in f.path} >= {"values.source"}
+
+
+def test_product_that_was_planned_by_its_item_alone_is_converted_and_validated(shared_sources, tmp_path):
+    item = entry_of_item(
+        {
+            "id": "p",
+            "collection": "sentinel-2-l2a",
+            "properties": {"datetime": "2025-01-13T15:43:09Z", "product:type": "S02MSIL2A"},
+            "assets": {"product": {"href": str(shared_sources["l2a"]), "roles": ["data", "metadata"]}},
+        },
+        str(tmp_path / "item.json"),
+        embedded=False,
+    )
+    recipe = recipe_for("S02MSIL2A")
+    row = product_row(shared_sources["l2a"], recipe, fingerprint=item.stable)
+    staged = Source.model_validate({"catalogue": "x", "fetch": "stage", "staging": {"folder": str(tmp_path / "cache")}})
+    with file_server(shared_sources["l2a"].parent) as server:
+        for href, source in ((row.href, None), (f"{server.url}/{shared_sources['l2a'].name}", staged)):
+            product = replace(row, href=href)
+            receipt = convert(product, recipe=recipe, store_root=str(tmp_path / f"{source is None}"), fetch=source)
+            assert validate(receipt.store, source=href, recipe=recipe, product=product, fetch=source).verdict is Verdict.PASS
+    assert list((tmp_path / "cache").iterdir())
+
+
+def test_level_that_is_coarser_than_all_of_the_recipe_needs_no_grid(source_copy, tmp_path):
+    source = source_copy("l2a")
+    values = np.asarray(zarr.open_array(source / "measurements/reflectance/r60m/b01", mode="r")[...])
+    group = zarr.open_group(source / "measurements/reflectance", mode="a", zarr_format=2).create_group("r720m")
+    for name, array, dims in (
+        ("b01", values[:3, :3], ["y", "x"]),
+        ("x", np.array([0.0, 722.37, 1444.7]), ["x"]),
+        ("y", np.array([0.0, -700.0, -1444.7]), ["y"]),
+    ):
+        made = group.create_array(name, data=array)
+        made.attrs.update({"_ARRAY_DIMENSIONS": dims} | ({"scale_factor": 0.0001, "add_offset": -0.1} if name == "b01" else {}))
+    zarr.consolidate_metadata(source, zarr_format=2)
+    receipt = run(source, tmp_path / "out")
+    assert verdict(receipt) is Verdict.PASS
+    assert not list(Path(receipt.store).rglob("r720m"))

@@ -4,12 +4,14 @@ import errno
 import hashlib
 import json
 import math
+import os
 
 import numpy as np
 import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from until import until
 
 from zarrmill.config import Codec
 from zarrmill.core.chunking import chunk_shape, shard_shape
@@ -370,6 +372,47 @@ def test_every_object_and_folder_is_flushed_before_the_root_is_written(tmp_path,
     sealed(writer)
     before, after = ([path.name for path, is_sealed in flushed if is_sealed is when] for when in (False, True))
     assert (before[0], sorted(before), after) == ("large", ["large", "s.zarr", "small"], ["zarr.json", "s.zarr"])
+
+
+@pytest.mark.parametrize("seals", [True, False])
+def test_object_that_the_disk_did_not_take_is_not_believed_by_the_next_attempt(tmp_path, monkeypatch, seals):
+    """Its bytes may still be read from memory, and the kernel tells of the error once."""
+    inode = []
+
+    def fsync(handle):
+        if os.fstat(handle).st_size == len(LARGE):
+            inode.append(os.fstat(handle).st_ino)
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("os.fsync", fsync)
+    writer = StoreWriter(tmp_path / "s.zarr", Codec())
+
+    def attempt():
+        with writer.locked():
+            writer.finished("id")
+            item = writer.write("large", LARGE)
+            writer.record(Entry("large", objects=(item,)))
+            if seals:
+                writer.seal(b"{}", [item])
+            until(lambda: inode)
+            raise KeyError("another reason")
+
+    with pytest.raises(StoreError if seals else KeyError, match=r"Input/output error" if seals else "another reason"):
+        attempt()
+    assert StoreWriter(tmp_path / "s.zarr", Codec()).finished("id") == {}
+
+
+def test_object_that_cannot_be_read_back_is_told_in_our_words(tmp_path, monkeypatch):
+    writer = StoreWriter(tmp_path / "s.zarr", Codec())
+    sealed(writer)
+
+    def fails(path):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("zarrmill.io.store._crc32c_of", fails)
+    with pytest.raises(StoreError, match="cannot be read back: Input/output error") as caught:
+        writer.read_back(2)
+    assert caught.value.code == "ZM-STO-LOST"
 
 
 def test_store_is_not_sealed_when_the_disk_did_not_take_an_object(tmp_path, monkeypatch):

@@ -4,10 +4,12 @@ import itertools
 import json
 import math
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,8 +29,9 @@ from zarrmill.core.checks_tree import chunk_index, parse_tree
 from zarrmill.core.checks_values import Job, LevelTarget, reread, run_job, sample, stripes
 from zarrmill.core.rules import Rule
 from zarrmill.errors import SourceError, StoreError, UnknownStateError
+from zarrmill.io.objects import Objects
 from zarrmill.io.places import place_of
-from zarrmill.io.readers import Apart, Target
+from zarrmill.io.readers import Apart, Target, ask
 from zarrmill.io.record import read_record, write_record
 from zarrmill.model import Severity, ValidationReport, Verdict
 from zarrmill.stages.validate import exit_code, validate
@@ -262,6 +265,42 @@ def test_reader_that_crashes_fails_and_those_behind_it_too(store: Path, tmp_path
         said = readers.ask(TARGET)
     assert said["rasterio"].startswith("skipped: GDAL")
     assert said["xarray"] == said["rioxarray"] == "failed: the process that asks xarray was ended by SIGSEGV"
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
+def test_readers_that_are_killed_from_outside_say_nothing_about_the_store(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    _with_xarray(monkeypatch, tmp_path, f"import os, signal\nos.kill(os.getpid(), signal.{name})\n")
+    with Apart(("xarray",), str(store)) as readers:
+        with pytest.raises(
+            UnknownStateError, match=f"asks xarray was ended by {name}, most often for its memory; validate again"
+        ):
+            readers.ask(TARGET)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize("name", ["xarray", "rioxarray", "rio-tiler", "rasterio"])
+def test_store_that_does_not_answer_a_reader_is_an_outage(name: str, apart: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        href = f"http://127.0.0.1:{nobody.getsockname()[1]}/s.zarr"
+    target = replace(TARGET, sharded=False)
+    if apart:
+        with Apart((name,), href) as readers:
+            with pytest.raises(UnknownStateError) as caught:
+                readers.ask(target)
+            assert "validate again" in caught.value.message
+    else:
+        with pytest.raises(SourceError) as refused:
+            ask((name,), Objects(href, timeout_s=1, retries=0), target)
+        assert refused.value.retryable
+
+
+def test_reader_is_asked_again_before_it_fails_a_remote_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = ["failed: OSError: reset", "ok"]
+    monkeypatch.setattr("zarrmill.io.readers.run_reader", lambda *_: answers.pop(0))
+    monkeypatch.setattr(Objects, "exists", lambda *_: True)
+    assert ask(("xarray",), Objects("http://127.0.0.1:1/s.zarr"), TARGET) == {"xarray": "ok"}
 
 
 def test_reader_that_does_not_answer_says_nothing_about_the_store(

@@ -299,8 +299,11 @@ def _joined(base: str, href: str) -> str:
 
 
 def _stable(group: str, product_id: str, href: str, properties: Mapping[str, Json], assets: Mapping[str, Json]) -> str:
-    """Digest of what changes only when the product does; ``updated`` and ``published`` change without."""
+    """Digest of what changes only when the product does; ``updated`` and ``published`` change without.
+
+    Its first letters tell it from the digest of a source's metadata, which is looked up again when the source is read.
+    """
     made = {k: v for k, v in properties.items() if re.fullmatch(r"(processing|eopf):(\w*datetime|version)", k)}
     sums = {k: a["file:checksum"] for k, a in assets.items() if isinstance(a, dict) and "file:checksum" in a}
     fields = {"collection": group, "id": product_id, "href": href, "made": made, "checksums": sums}
-    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return f"item-{hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(',', ':')).encode()).hexdigest()}"

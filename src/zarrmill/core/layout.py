@@ -159,7 +159,8 @@ def level_groups(tree: SourceTree, pixels: Pixels) -> dict[str, int]:
 def store_plan(tree: SourceTree, layout: SourceLayout, pixels: Pixels, grids: Mapping[str, Grid]) -> StorePlan:
     """Decide groups, arrays, chunks, shards, attributes and work of the target store.
 
-    Args: grids: grid of every group in ``level_groups``, from the source's own coordinates.
+    Args: grids: grid of the groups in ``level_groups``, from the source's own coordinates, but for measurements that are coarser
+        than every level of the recipe.
     Raises: SourceError: a band is missing, or a shape, dtype, extent or coordinate is not what the layout has.
     """
     _check_bands(tree, layout)

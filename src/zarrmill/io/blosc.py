@@ -1,7 +1,9 @@
 """Decoding a range of a blosc chunk without the rest, with the range decoder that numcodecs ships but does not wrap."""
 
 import ctypes
+import lzma
 import math
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +13,8 @@ import numcodecs.blosc
 import numpy as np
 from numpy.typing import NDArray
 
+DECODE_ERRORS = (RuntimeError, ValueError, TypeError, EOFError, OSError, zlib.error, lzma.LZMAError)
+"""What codecs, blosc and the others that numcodecs has, raise for bytes that are not theirs."""
 HEADER_BYTES = 16
 """Length of a chunk's header (c-blosc 1 chunk format)."""
 

@@ -5,7 +5,6 @@ of reading (``io.source``) and writing (``io.store``); zarr-python is the oracle
 """
 
 import math
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, product
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ import numpy as np
 from numcodecs.vlen import VLenUTF8
 from numpy.typing import NDArray
 
+from zarrmill.io.blosc import DECODE_ERRORS
 from zarrmill.io.chunk_layout import TEXT, ChunkLayout
 from zarrmill.io.frames import Bytes, Frame, head_bytes, parse_frame
 from zarrmill.io.objects import MissingObjectError
@@ -172,16 +172,12 @@ class ChunkReader:
             values = piece.items(start, start + (shape[axis] * row if shape else 1)) if piece else None
         except MissingObjectError:
             values = None
-        except _DECODE as error:
+        except DECODE_ERRORS as error:
             raise ChunkError(f"inner chunk {index}: {type(error).__name__}: {error}") from error
         if values is None:
             return np.full(shape, layout.fill, layout.dtype)
         rest = tuple(slice(s.start, s.stop) for s in inside[axis + 1 :])
         return values.reshape(-1, *layout.inner[axis + 1 :])[(slice(None), *rest)].reshape(shape)
-
-
-_DECODE = (RuntimeError, ValueError, TypeError, EOFError, OSError, zlib.error)
-"""What codecs raise for bytes that are not theirs."""
 
 
 class _Piece:

@@ -79,7 +79,9 @@ class Journal:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 handle = self.path.open("a")
             with handle:
-                if _try_lock(handle) and self._is_current(handle):
+                with translated(self._store):
+                    is_ours = _try_lock(handle) and self._is_current(handle)
+                if is_ours:
                     yield
                     return
             if time.monotonic() > deadline:

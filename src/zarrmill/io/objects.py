@@ -9,7 +9,7 @@ Buckets are reached as ``io.bucket`` says.
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -290,6 +290,10 @@ class Objects:
         with _Translated(self.href):
             items = whole(lambda: [item for page in obstore.list(self.backend) for item in page])
         return {str(item["path"]): (int(item["size"]), item["e_tag"]) for item in items}
+
+    def translated(self, key: str) -> AbstractContextManager[None]:
+        """Turn what obstore raises at ``key`` into a ``SourceError``, for those who read through ``zarr_store``."""
+        return _Translated(f"{self.href}/{key}")
 
     def zarr_store(self) -> "ObjectStore[Any]":
         """Return a read-only store for zarr-python."""

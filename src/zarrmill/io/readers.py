@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from zarrmill.config import S3
-from zarrmill.errors import UnknownStateError
+from zarrmill.errors import UnknownStateError, ZarrmillError
 from zarrmill.io import bucket as buckets
 from zarrmill.io.objects import Objects
 from zarrmill.io.process import die_with_parent, spare_collector, spare_imports
@@ -33,6 +33,8 @@ GDAL_PLAIN = (3, 12)
 """First GDAL that reads unsharded Zarr v3 stores of this profile (measured with 3.12.2)."""
 GDAL_SHARDED = (3, 13)
 """First GDAL that reads sharded arrays: https://github.com/OSGeo/gdal/issues/13529."""
+_UNKNOWN = "unknown: "
+"""An answer that begins so says nothing of the store: an outage."""
 PREVIEW_PX = 256
 ANSWER_S = 900.0
 """Seconds that readers may take in all."""
@@ -66,8 +68,23 @@ class Target:
 
 
 def ask(names: Sequence[str], objects: Objects, target: Target) -> dict[str, str]:
-    """Ask readers one after the other; return what ``run_reader`` returns for each, by its name."""
-    return {name: run_reader(name, objects, target) for name in names}
+    """Ask readers one after the other; return what each says, by its name, see ``run_reader``.
+
+    Raises: SourceError: the store does not answer.
+    """
+    return {name: _asked(name, objects, target) for name in names}
+
+
+def _asked(name: str, objects: Objects, target: Target) -> str:
+    """Ask one reader; of a remote store twice when it fails: what an outage did to it is no fault of the store.
+
+    Raises: SourceError: the store does not answer.
+    """
+    answer = run_reader(name, objects, target)
+    if not answer.startswith("failed") or objects.local is not None:
+        return answer
+    objects.exists(f"{target.finest}/zarr.json")
+    return run_reader(name, objects, target)
 
 
 class Apart:
@@ -100,7 +117,8 @@ class Apart:
     def ask(self, target: Target, *, within_s: float = ANSWER_S) -> dict[str, str]:
         """Do as ``ask``, once.
 
-        Args: within_s: seconds for all of them. Raises: UnknownStateError: they do not come to an end.
+        Args: within_s: seconds for all of them. Raises: UnknownStateError: they do not come to an end, are killed from outside,
+            or the store does not answer them.
         """
         s3 = buckets.settings().model_dump(mode="json")
         asked = {"names": self._names, "href": self._href, "target": asdict(target), "s3": s3}
@@ -110,7 +128,12 @@ class Apart:
             text = f"{self._href}: {', '.join(self._names)} did not answer in {within_s:.0f} s; validate again"
             raise UnknownStateError(text, kind="outage") from error
         answers = dict(json.loads(line) for line in out.splitlines())
+        if outages := [answer for answer in answers.values() if answer.startswith(_UNKNOWN)]:
+            raise UnknownStateError(f"{self._href}: {outages[0].removeprefix(_UNKNOWN)}; validate again", kind="outage")
         silent = [name for name in self._names if name not in answers]
+        if silent and -self._process.returncode in (signal.SIGKILL, signal.SIGTERM):
+            text = f"{self._href}: the process that asks {silent[0]} {_end(self._process.returncode)}, most often for its memory"
+            raise UnknownStateError(f"{text}; validate again, with more memory or one thread", kind="outage")
         if silent:
             end, last = _end(self._process.returncode), err.strip().rpartition("\n")[2][:200]
             why = f"failed: the process that asks {silent[0]} {end}: {last}"
@@ -140,7 +163,11 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     for name in asked["names"]:
-        answers.write(json.dumps([name, run_reader(name, objects, target)]) + "\n")
+        try:
+            answer = _asked(name, objects, target)
+        except ZarrmillError as error:
+            answer = f"{_UNKNOWN}{error.message}"
+        answers.write(json.dumps([name, answer]) + "\n")
         answers.flush()
 
 

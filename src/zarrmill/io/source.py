@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zarrmill.errors import SourceError
-from zarrmill.io.blosc import HEADER_BYTES, BloscChunk, can_decode_ranges, header
+from zarrmill.io.blosc import DECODE_ERRORS, HEADER_BYTES, BloscChunk, can_decode_ranges, header
 from zarrmill.io.objects import MissingObjectError, Objects
 from zarrmill.io.source_nodes import nodes_v2, nodes_v3
 from zarrmill.model import SourceArray, SourceTree
@@ -198,7 +198,7 @@ class ChunkRows:
                 decoded = codec.decode(decoded)
             flat = np.frombuffer(decoded, self._dtype)
             return flat.reshape(self._array.chunks, order=self._order)
-        except (RuntimeError, ValueError, TypeError, EOFError, OSError) as error:
+        except DECODE_ERRORS as error:
             raise self._corrupt(key, str(error)) from error
 
     def decode(self, piece: Any, plane: int, row: int, column: int, start: int, stop: int) -> NDArray[Any]:
@@ -343,9 +343,16 @@ def read_zarr(objects: Objects, array: SourceArray, handle: Any, selection: Any)
         if found is not None:
             raise found from group
         raise _corrupt(objects, array, f"cannot be read: {group.exceptions[0]}") from group
-    except (RuntimeError, ValueError, TypeError, OSError, EOFError, KeyError) as error:
+    except (*DECODE_ERRORS, KeyError) as error:
         what = "the whole array" if selection is ... else f"selection {selection}"
         raise _corrupt(objects, array, f"{what} cannot be decoded: {error}") from error
+    except Exception as error:
+        from obstore.exceptions import BaseError
+
+        if not isinstance(error, BaseError):
+            raise
+        with objects.translated(array.path):
+            raise
 
 
 def _corrupt(objects: Objects, array: SourceArray, what: str) -> SourceError:

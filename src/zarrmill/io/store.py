@@ -17,6 +17,7 @@ from typing import IO, Protocol
 import google_crc32c
 
 from zarrmill.config import Codec
+from zarrmill.errors import StoreError
 from zarrmill.io.journal import Journal, believed, digests_of_start, signed, translated
 from zarrmill.io.written import Entry, Part, Written
 
@@ -175,7 +176,7 @@ class StoreWriter:
             return (self.path / "zarr.json").read_bytes()
 
     def read_back(self, threads: int) -> list[Written]:
-        """Return every object that is there now, read whole.
+        """Return every object that is there now, read whole. Raises: StoreError: one cannot be read.
 
         What this process wrote and finds again by size and crc32c has the digest of the bytes that it wrote; anything else is
         digested anew.
@@ -187,9 +188,13 @@ class StoreWriter:
     def _found(self, file: Path) -> Written:
         key = file.relative_to(self.path).as_posix()
         known = self._sealed.get(key)
-        if known and (known.n_bytes, known.etag) == (file.stat().st_size, _crc32c_of(file)):
-            return known
-        return Written(key, file.stat().st_size, sha256_of(file))
+        try:
+            if known and (known.n_bytes, known.etag) == (file.stat().st_size, _crc32c_of(file)):
+                return known
+            return Written(key, file.stat().st_size, sha256_of(file))
+        except OSError as error:
+            text = f"{file}: cannot be read back: {error.strerror or error}; look after the disk, then run again"
+            raise StoreError(text, kind="lost") from error
 
 
 class _Flushes:
@@ -302,9 +307,18 @@ def _begins(path: Path, item: Written | Part) -> int:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file or a folder is on disk; unlike ``os.sync`` this reports errors and waits for nobody else's data."""
+    """Wait until a file or a folder is on disk; unlike ``os.sync`` this reports errors and waits for nobody else's data.
+
+    A file that the disk did not take is removed: the kernel tells of it once and shows its bytes from memory for a while, so the
+    next attempt would believe them.
+    Raises: OSError: the disk did not take it.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError:
+        if path.is_file():
+            path.unlink(missing_ok=True)
+        raise
     finally:
         os.close(handle)

@@ -7,7 +7,6 @@ told, not raised; a place that does not answer is an ``UnknownStateError``.
 import json
 import math
 import warnings
-import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zarrmill.errors import SourceError, StoreError, UnknownStateError
+from zarrmill.io.blosc import DECODE_ERRORS
 from zarrmill.io.chunk_layout import layout_v2, layout_v3
 from zarrmill.io.chunk_reader import ByteReader, ChunkError, ChunkReader
 from zarrmill.io.objects import MissingObjectError, Objects
@@ -31,18 +31,7 @@ if TYPE_CHECKING:
 
 Values = NDArray[Any]  # Any: arrays keep the dtype that they are stored with
 Region = tuple[slice, ...]
-_DECODE = (
-    ValueError,
-    RuntimeError,
-    TypeError,
-    OSError,
-    EOFError,
-    ArithmeticError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    zlib.error,
-)
+_DECODE = (*DECODE_ERRORS, ArithmeticError, LookupError, AttributeError, AssertionError)
 
 
 @dataclass

@@ -1,7 +1,6 @@
 """Taking the objects of a Zarr v3 array over into a store, byte for byte, after each chunk in them was decoded."""
 
 import math
-import zlib
 from collections.abc import Iterator, Mapping
 
 import google_crc32c
@@ -9,7 +8,7 @@ import numcodecs
 import numpy as np
 
 from zarrmill.errors import SourceError
-from zarrmill.io.blosc import HEADER_BYTES, header
+from zarrmill.io.blosc import DECODE_ERRORS, HEADER_BYTES, header
 from zarrmill.io.objects import MissingObjectError, Objects
 from zarrmill.io.source import Missing, object_keys
 from zarrmill.io.store import Writer
@@ -42,7 +41,7 @@ def take_over(
             continue
         try:
             _check(data, array)
-        except (ValueError, RuntimeError, EOFError, OSError, zlib.error) as error:
+        except DECODE_ERRORS as error:
             text = f"{objects.href}: array {array.path}: object {key}: {error}"
             raise SourceError(f"{text}; report it to the provider, run again when it is mended", kind="corrupt") from error
         there[key] = writer.write(key, data)
@@ -51,7 +50,7 @@ def take_over(
 
 
 def _check(data: bytes, array: SourceArray) -> None:
-    """Decode every chunk of an object. Raises: ValueError, RuntimeError, EOFError, OSError, zlib.error: one cannot be."""
+    """Decode every chunk of an object. Raises: one of ``DECODE_ERRORS``: one cannot be."""
     first = array.encoding["codecs"][0]
     sharded = first["name"] == "sharding_indexed"
     codecs = first["configuration"]["codecs"] if sharded else array.encoding["codecs"]

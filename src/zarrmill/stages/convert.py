@@ -107,7 +107,9 @@ def plan_store(objects: Objects, tree: SourceTree, product_type: str, recipe: Re
         return grd_plan(tree, recipe.pixels, values)
     layout = source_layout(product_type)
     crs = source_crs(tree)
-    grids = {path: _group_grid(objects, tree, path, metres, crs) for path, metres in level_groups(tree, recipe.pixels).items()}
+    levels, coarsest = level_groups(tree, recipe.pixels), max(recipe.pixels.levels_m)
+    unused = {path for path, metres in levels.items() if path.startswith(f"{layout.multiscales}/") and metres > coarsest}
+    grids = {path: _group_grid(objects, tree, path, levels[path], crs) for path in levels if path not in unused}
     if not any(path.startswith(f"{layout.multiscales}/") for path in grids):
         expected = f"as every {product_type} has; check the product type, report it to the provider"
         raise SourceError(f"{objects.href}: no groups {layout.multiscales}/r<metres>m, {expected}", kind="layout")
@@ -312,7 +314,7 @@ class _Conversion:
         with self._lock:
             self._findings.add(Finding("source.missing-chunk", Severity.WARNING, task.source.path, text))
             of_array = tuple(sorted((f for f in self._findings if f.path == task.source.path), key=_order))
-        self._writer.record(Entry(f"{task.source.path}: findings", findings=of_array))
+            self._writer.record(Entry(f"{task.source.path}: findings", findings=of_array))
 
     def _advance(self, n_bytes: int) -> None:
         with self._lock:

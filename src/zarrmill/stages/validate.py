@@ -400,7 +400,10 @@ def _ask_readers(run: _Run, target: readers.Target | None) -> dict[str, str]:
     if target is None:
         return dict.fromkeys(names, "skipped: no multiscales group with a raster")
     with run.step("readers"):
-        return run.apart.ask(target) if run.apart else readers.ask(names, run.store, target)
+        if run.apart:
+            return run.apart.ask(target)
+        with store_reader.reachable(run.store):
+            return readers.ask(names, run.store, target)
 
 
 def _tell_readers(run: _Run, target: readers.Target | None, answers: Mapping[str, str]) -> None:
