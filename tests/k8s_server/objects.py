@@ -126,7 +126,8 @@ class Store:
         with self.lock:
             metadata = body.setdefault("metadata", {})
             if "generateName" in metadata and "name" not in metadata:
-                metadata["name"] = metadata["generateName"] + uuid.uuid4().hex[:5]
+                names = (metadata["generateName"] + uuid.uuid4().hex[:5] for _ in range(100))  # a server tries several too
+                metadata["name"] = next(name for name in names if (kind, namespace, name) not in self._objects)
             name = str(metadata["name"])
             if (kind, namespace, name) in self._objects:
                 raise ApiError(409, "AlreadyExists", f'{kind.qualified} "{name}" already exists')

@@ -17,9 +17,11 @@ from test_resample import naive_average
 from zarrmill.core.estimate import estimate, read_tree
 from zarrmill.errors import SourceError
 from zarrmill.io import arrays
+from zarrmill.model import Verdict
 from zarrmill.sample.s1 import GrdScene, GrdSpec, build_grd, synthetic_scene
 from zarrmill.stages import convert as stage
 from zarrmill.stages.convert import convert
+from zarrmill.stages.validate import validate
 
 REAL = ROOT.parent / "shared/data/real-pixels"
 LEVELS = ("r10m", "r20m", "r40m", "r80m", "r160m", "r320m")
@@ -204,10 +206,30 @@ def test_image_that_its_control_points_do_not_cover_is_refused(tmp_path):
     spec = GrdSpec(shape=(800, 60), polarisations=("VV",))
     scene = synthetic_scene(spec)
     source = build_grd(spec, tmp_path, replace(scene, lines=np.rint(scene.lines / 4)))
-    with pytest.raises(SourceError, match=r"lines 0 to 200 for an image of \(800, 60\); expected .* within 512") as caught:
+    with pytest.raises(SourceError, match=r"lines 0 to 200 for an image of \(800, 60\); expected .* within 48") as caught:
         run(source, tmp_path / "out")
     assert caught.value.code == "ZM-SRC-LAYOUT"
     assert not list((tmp_path / "out").rglob("*.zarr/zarr.json"))
+
+
+@pytest.mark.parametrize(("margin", "is_taken"), [(48, True), (49, False)])
+def test_image_beyond_its_control_points_is_validated_or_refused(tmp_path, margin, is_taken):
+    """What the converter takes the validation can follow: the last lines lie beyond the last control points."""
+    spec = GrdSpec(shape=(800, 300), polarisations=("VV",))
+    whole = synthetic_scene(spec)
+    lines = np.rint(whole.lines * (800 - 1 - margin) / (800 - 1))
+    moved = {
+        name: np.stack([np.interp(lines, whole.lines, column) for column in getattr(whole, name).T], axis=1)
+        for name in ("latitude", "longitude", "height")
+    }
+    source = build_grd(spec, tmp_path, replace(whole, lines=lines, **moved))
+    if not is_taken:
+        with pytest.raises(SourceError, match=r"expected control points within 48 of each edge"):
+            run(source, tmp_path / "out")
+        return
+    receipt = run(source, tmp_path / "out")
+    report = validate(receipt.store, source=str(source), recipe=grd_recipe(), product=receipt.product)
+    assert report.verdict is Verdict.PASS, report.findings
 
 
 def test_missing_chunk_is_told_once_when_not_mandatory(sources, tmp_path):

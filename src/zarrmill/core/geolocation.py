@@ -19,6 +19,9 @@ Floats = NDArray[np.float64]
 
 MARGIN_PX = 512
 """How far outside the control points positions are told; what lies further out is told as lying there."""
+COVERED_PX = 48
+"""How far from each edge of an image control points may end: further out positions are guesses, here and in the validation
+(``core.radar_expected.REACH_PX``)."""
 CONVERGED_PX = 1e-3
 """Newton's step at which a position counts as found."""
 _MAX_STEPS, _WHOLE_STEPS = 60, 10

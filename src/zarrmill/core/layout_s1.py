@@ -17,7 +17,7 @@ from zarrmill.config import Grd, Pixels
 from zarrmill.core import conventions as cv
 from zarrmill.core.array_plans import check_kind, coordinate_plans, fill_attribute, fill_value, is_mandatory
 from zarrmill.core.chunking import chunk_shape, shard_shape
-from zarrmill.core.geolocation import MARGIN_PX, Geolocation, gcp_grid, map_grid, utm_code
+from zarrmill.core.geolocation import COVERED_PX, Geolocation, gcp_grid, map_grid, utm_code
 from zarrmill.core.grid import level_grid
 from zarrmill.errors import SourceError
 from zarrmill.model import ArrayPlan, CalibrationTable, Gcps, Grid, RasterTask, SourceArray, SourceTree, StorePlan, Warp
@@ -120,9 +120,9 @@ def _image(tree: SourceTree, name: str, group: str, pixels: Pixels, values: Valu
 def _check_covered(source: SourceArray, gcps: Gcps, place: str) -> None:
     """Raise SourceError when control points are not those of the image: far outside of it, or most of it outside of them."""
     for name, points, size in (("lines", gcps.lines, source.shape[0]), ("pixels", gcps.pixels, source.shape[1])):
-        if points[-1] >= 2 * size or points[0] > MARGIN_PX or points[-1] < size - 1 - MARGIN_PX:
+        if points[-1] >= 2 * size or points[0] > COVERED_PX or points[-1] < size - 1 - COVERED_PX:
             found = f"{place}: {name} {points[0]:.0f} to {points[-1]:.0f} for an image of {source.shape}"
-            text = f"{found}; expected control points within {MARGIN_PX} of each edge and of no other image"
+            text = f"{found}; expected control points within {COVERED_PX} of each edge and of no other image"
             raise SourceError(f"{text}; report it to the provider", kind="layout")
 
 

@@ -32,7 +32,7 @@ METRES_PER_DEGREE = 111_320
 LOCATED = 1 << 18
 """Places that are located at a time."""
 REACH_PX = 64
-"""How far outside the control points the outer cells go on; there are no samples that far out."""
+"""How far outside the control points the outer cells go on; a product with samples that far out is refused."""
 
 
 class Cells:
