@@ -42,11 +42,13 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
 
 
-def run_plan(settings: Settings, check: Callable[[], None] = lambda: None, *, partial: bool = False) -> int:
+def run_plan(
+    settings: Settings, check: Callable[[], None] = lambda: None, *, partial: bool = False, stores_gone: bool = False
+) -> int:
     """Plan a run, write the manifest, print what was decided; return the exit code.
 
     The caller holds the lock of the run. Args: check: raises when it holds it no more; called before anything is written;
-        partial: products that cannot be told do not count in the exit code.
+        partial: products that cannot be told do not count in the exit code; stores_gone: as of ``plan``.
     """
     from rich.console import Console
 
@@ -55,7 +57,7 @@ def run_plan(settings: Settings, check: Callable[[], None] = lambda: None, *, pa
 
     bucket.use(settings.s3)
     guard(settings)
-    result = plan(settings, load_recipes(settings))
+    result = plan(settings, load_recipes(settings), stores_gone=stores_gone)
     print_plan(result, Console())
     check()
     write_plan(result, State.of(settings))
@@ -87,6 +89,9 @@ def plan(
     partial: Annotated[
         bool, typer.Option("--partial", help="Be content where some products cannot be told: the others are to be built.")
     ] = False,
+    stores_gone: Annotated[
+        bool, typer.Option("--stores-gone", help="The store root is empty, and that is so meant: build everything again.")
+    ] = False,
 ) -> int:
     """Decide which products to build and why; write manifest.csv, plan.json and plan.html.
 
@@ -94,7 +99,7 @@ def plan(
     """
     settings = configured(config, run, datetime=dates, limit=limit, order=order, max_cost_eur=max_cost)
     with RunLock(State.of(settings).root).held() as lock:
-        return run_plan(settings, lock.check, partial=partial)
+        return run_plan(settings, lock.check, partial=partial, stores_gone=stores_gone)
 
 
 @app.command()

@@ -13,9 +13,10 @@ from fault_proxy import Rule
 from products import product_row, recipe_for
 
 from zarrmill.config import S3, Codec
-from zarrmill.errors import StoreError
+from zarrmill.errors import SourceError, StoreError
 from zarrmill.io import bucket as buckets
 from zarrmill.io.lease import Lease
+from zarrmill.io.objects import Objects
 from zarrmill.io.store_bucket import BucketWriter
 from zarrmill.io.written import Entry
 from zarrmill.stages.convert import convert
@@ -342,3 +343,13 @@ def test_recipe_has_its_storage_class_and_keeps_its_names(shared_sources, s3_buc
     with closing(s3_bucket.client()) as client:
         found = client.list_objects_v2(Bucket=s3_bucket.name, Prefix=f"stores/{product.store_path}/")["Contents"]
     assert {item["StorageClass"] for item in found} == {"STANDARD_IA"}
+
+
+def test_place_without_any_object_is_empty(s3_bucket, tmp_path):
+    s3_bucket.put("other/k", b"1")
+    assert Objects(s3_bucket.href("d")).is_empty()
+    s3_bucket.put("d/deep/k", b"1")
+    assert not Objects(s3_bucket.href("d")).is_empty()
+    assert Objects(str(tmp_path / "missing")).is_empty()
+    with pytest.raises(SourceError):
+        Objects("s3://no-such-bucket-anywhere/d").is_empty()

@@ -1,6 +1,7 @@
 """The plan: every listed product in one class, with a reason; nothing written by looking; the same bytes the second time."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,9 +21,11 @@ from zarrmill.core.planned import PlanResult
 from zarrmill.core.planning import Facts, PlanClass, classify, histogram, ordered
 from zarrmill.errors import ConfigError, SourceError, UnknownStateError
 from zarrmill.io.manifest import read_manifest
+from zarrmill.io.objects import Objects
 from zarrmill.io.record import read_record, write_record
 from zarrmill.io.state import PRODUCT_STAGES, Failures, State
 from zarrmill.model import ConvertReceipt, FailureRecord, Measured, PlanRecord, Product
+from zarrmill.stages import plan as planning
 from zarrmill.stages.plan import plan, print_plan, write_plan
 
 METADATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "eopf-metadata"
@@ -101,6 +104,58 @@ def only(result: PlanResult) -> tuple[str, str, str]:
     return row.plan_class.value, row.code, row.reason
 
 
+class TestWhatWasBuilt:
+    """Nothing that is published is built again, or taken back, because a disk or a source is away."""
+
+    @pytest.fixture
+    def built(self, run: Run) -> Run:
+        for product in run.planned().products:
+            run.build(product)
+        return run
+
+    @pytest.mark.parametrize("leftover", [False, True])
+    def test_a_disk_that_is_not_mounted_is_no_reason_to_build_again(self, built: Run, leftover: bool) -> None:
+        shutil.rmtree(built.root / "stores")
+        if leftover:
+            (built.root / "stores").mkdir()  # the mount point
+        with pytest.raises(UnknownStateError, match=r"stores: nothing is there, but 3 products .* --stores-gone"):
+            built.plan()
+        result = plan(built.settings, built.recipes, now=NOW, stores_gone=True)
+        assert set(classes(result).values()) == {"missing"}
+
+    def test_a_root_without_any_of_the_stores_but_others_is_no_outage(self, built: Run) -> None:
+        shutil.rmtree(built.root / "stores")
+        (built.root / "stores/others").mkdir(parents=True)
+        assert set(classes(built.plan()).values()) == {"missing"}
+
+    @pytest.mark.parametrize("code", ["ZM-SRC-TIMEOUT", "ZM-SRC-MISSING"])
+    def test_a_built_product_whose_source_is_away_stays_in_the_manifest(
+        self, built: Run, monkeypatch: pytest.MonkeyPatch, code: str
+    ) -> None:
+        before, record = built.state.manifest.read_bytes(), built.state.plan_json.read_bytes()
+        look = planning.read_metadata
+        kind = code.rpartition("-")[2].lower()
+
+        def away(objects: Objects) -> tuple[str, bytes]:
+            if product_id(1) in objects.href:
+                raise SourceError(f"{objects.href}: no answer", kind=kind)
+            return look(objects)
+
+        monkeypatch.setattr(planning, "read_metadata", away)
+        result = built.planned()
+        assert classes(result)[product_id(1)] == ("unknown" if kind == "timeout" else "refused")
+        assert built.state.manifest.read_bytes() == before
+        assert built.state.plan_json.read_bytes() != record
+        assert any(line.startswith("1 products that cannot be looked at") for line in result.lines())
+        assert result.exit_code == (6 if kind == "timeout" else 3)
+
+    def test_one_that_is_not_built_leaves_it(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        first, *_ = run.planned().products
+        run.build(first, PRODUCT_STAGES[:2])
+        shutil.rmtree(run.root / "sources" / f"{first.product_id}.zarr")
+        assert first.product_id not in [product.product_id for product in run.planned().manifest]
+
+
 class TestClasses:
     def test_a_product_never_built_is_new_and_has_its_manifest_row(self, run: Run) -> None:
         result = run.plan()
@@ -161,16 +216,6 @@ class TestClasses:
         assert snapshot(run.root / "results") == before
         run.build(product)
         assert only(run.plan())[0] == "up to date"
-
-    def test_a_store_root_that_is_gone_makes_its_products_missing(self, tmp_path: Path) -> None:
-        run = Run(tmp_path, 1)
-        (product,) = run.planned().products
-        run.build(product)
-        run.seal(product).unlink()
-        for folder in reversed([p for p in (run.root / "stores").rglob("*") if p.is_dir()]):
-            folder.rmdir()
-        (run.root / "stores").rmdir()
-        assert only(run.plan())[0] == "missing"
 
     def test_a_failure_is_told_with_its_code_until_the_target_is_there(self, tmp_path: Path) -> None:
         run = Run(tmp_path, 1)

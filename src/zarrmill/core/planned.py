@@ -94,11 +94,21 @@ class PlanResult:
     """What costs are reckoned with; None tells none."""
     limits: tuple[Limit, ...] = ()
     """What bounds the pace, what binds first."""
+    kept: tuple[Product, ...] = ()
+    """Built products of the last manifest that cannot be looked at now, or are refused: they stay in the manifest."""
 
     @property
     def products(self) -> tuple[Product, ...]:
-        """The manifest."""
+        """Every product that was looked at, in order."""
         return tuple(row.product for row in self.rows if row.product is not None)
+
+    @property
+    def manifest(self) -> tuple[Product, ...]:
+        """All rows of the manifest, in order."""
+        if not self.kept:
+            return self.products
+        by_key = sorted((*self.products, *self.kept), key=lambda product: (product.collection, product.product_id))
+        return tuple(sorted(by_key, key=lambda one: datetime.fromisoformat(one.datetime), reverse=self.order == "newest"))
 
     @property
     def gone(self) -> tuple[Product, ...]:
@@ -140,7 +150,8 @@ class PlanResult:
             "order": self.order,
             "n_listed": len(self.rows),
             "n_repeated": self.n_repeated,
-            "n_manifest": len(acquired),
+            "n_manifest": len(acquired) + len(self.kept),
+            "n_kept": len(self.kept),
             "n_missing_cloud_cover": self.n_missing_cloud_cover,
             "n_zarr3": sum(row.product is not None and row.zarr_format == 3 for row in self.rows),
             "ids_not_found": list(self.ids_not_found),
@@ -174,6 +185,10 @@ class PlanResult:
             (summary["n_missing_cloud_cover"], "products state no cloud cover"),
             (summary["n_repeated"], "listings repeat a product"),
             (summary["n_zarr3"], "sources are Zarr v3"),
+            (
+                summary["n_kept"],
+                "products that cannot be looked at, or are refused, are built already: they stay in the manifest",
+            ),
             (len(self.ids_not_found), f"ids are not listed: {', '.join(self.ids_not_found[:10])}"),
         ):
             if n:

@@ -277,6 +277,20 @@ class Objects:
             return False
         return True
 
+    def is_empty(self) -> bool:
+        """Return whether there is nothing at all, on disk not even a folder. Plain http servers cannot list.
+
+        Raises: as ``get``, but for a missing one.
+        """
+        if self.local is not None:
+            with suppress(MissingObjectError), _Translated(self.href), os.scandir(self.local) as entries:
+                return next(entries, None) is None
+            return True
+        import obstore
+
+        with _Translated(self.href):
+            return not whole(lambda: next((list(page) for page in obstore.list(self.backend) if page), []))
+
     def keys(self) -> Iterator[tuple[str, int]]:
         """Yield key and size of every object, in sorted order. Plain http servers cannot list."""
         if self.local is not None:

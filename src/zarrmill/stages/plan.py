@@ -25,7 +25,7 @@ from zarrmill.core.entries import Entry, entry_of_item, entry_of_row, key_of_row
 from zarrmill.core.estimate import Estimate, estimate, read_tree
 from zarrmill.core.planned import PlanResult, Row, in_order
 from zarrmill.core.planning import STORE_GONE, TO_DO, Facts, PlanClass, classify, distinct, entry_skip, key_skip, ordered
-from zarrmill.errors import SourceError, UnknownStateError
+from zarrmill.errors import ConfigError, SourceError, UnknownStateError
 from zarrmill.io.builds import Builds, drop_receipts, latest_failure, older_build, read_builds
 from zarrmill.io.catalog import Listed, read_catalogue
 from zarrmill.io.listing import Listing
@@ -83,12 +83,16 @@ class _Known:
     zarr_format: int
 
 
-def plan(settings: Settings, recipes: Mapping[str, Recipe], *, now: datetime | None = None) -> PlanResult:
+def plan(
+    settings: Settings, recipes: Mapping[str, Recipe], *, now: datetime | None = None, stores_gone: bool = False
+) -> PlanResult:
     """Decide on every product that the catalogue lists; write nothing.
 
-    Args: recipes: recipe by product type; now: what ``min_age_hours`` counts from, the present when not given.
+    Args: recipes: recipe by product type; now: what ``min_age_hours`` counts from, the present when not given; stores_gone:
+        a store root that holds nothing is what is meant, not a disk that is not mounted.
     Raises: ConfigError: the price list, or the catalogue's address, kind or collections are wrong; CatalogError: the catalogue
-        refused or is not STAC; UnknownStateError: catalogue, hosts or state cannot be read to their end.
+        refused or is not STAC; UnknownStateError: catalogue, hosts or state cannot be read to their end, or there are receipts
+        but nothing at all in the store root.
     """
     prices = load_prices(settings)
     draft = _listed(settings, now or datetime.now(UTC))
@@ -103,7 +107,7 @@ def plan(settings: Settings, recipes: Mapping[str, Recipe], *, now: datetime | N
             known.append(answer)
     log.info("sources read", n_known=len(known))
     known = _paid_for(known, draft, settings, prices)
-    draft.rows.extend(_decided(known, settings))
+    draft.rows.extend(_decided(known, settings, stores_gone))
     rows = in_order(draft.rows, settings.source.order)
     kept = {(row.collection, row.product_id) for row in rows if row.product is not None}
     return PlanResult(
@@ -118,6 +122,7 @@ def plan(settings: Settings, recipes: Mapping[str, Recipe], *, now: datetime | N
         ids_not_found=tuple(sorted(set(settings.source.ids) - draft.listed)),
         prices=prices,
         limits=limits([one.product for one in known], prices, settings) if prices else (),
+        kept=_still_built(rows, State.of(settings)),
     )
 
 
@@ -149,7 +154,7 @@ def write_plan(result: PlanResult, state: State) -> None:
     state.plan_html.write_changed(_html(result).encode())
     for product in result.gone:
         drop_receipts(state, product)
-    write_manifest(result.products, state.manifest)
+    write_manifest(result.manifest, state.manifest)
 
 
 def merge_plan(result: PlanResult, products: Sequence[Product], state: State) -> None:
@@ -315,7 +320,23 @@ def _metadata(entry: Entry, settings: Settings) -> tuple[str, bytes]:
     return f"{entry.href}/{key}", data
 
 
-def _decided(known: Sequence[_Known], settings: Settings) -> Iterator[Row]:
+def _still_built(rows: Sequence[Row], state: State) -> tuple[Product, ...]:
+    """Return products of the manifest that have every target, but cannot be looked at now, or are refused.
+
+    What is published is not taken back because its source does not answer, or is not kept by its provider any more.
+    Raises: UnknownStateError: the state cannot be read.
+    """
+    out = {(row.collection, row.product_id) for row in rows if row.plan_class in (PlanClass.UNKNOWN, PlanClass.REFUSED)}
+    try:
+        before = read_manifest(state.manifest) if out and state.manifest.exists() else ()
+    except ConfigError:  # a malformed one is planned anew
+        return ()
+    listing, stages = Listing(state.root), ("plan", *PRODUCT_STAGES)
+    asked = [product for product in before if (product.collection, product.product_id) in out]
+    return tuple(product for product in asked if all(listing.get(state.target(stage, product)) for stage in stages))
+
+
+def _decided(known: Sequence[_Known], settings: Settings, stores_gone: bool) -> Iterator[Row]:
     """Yield the row of every product whose source is known."""
     state = State.of(settings)
     listing = Listing(state.root)
@@ -323,10 +344,22 @@ def _decided(known: Sequence[_Known], settings: Settings) -> Iterator[Row]:
     failures = Failures(state, listing)
     built = [one for one in known if PRODUCT_STAGES[0] in builds.present(one.product)]
     sealed = {one.product: answer for one, answer in _asked(_store_asker(settings), built)}
+    if not stores_gone:
+        _check_root(settings, list(sealed.values()))
     facts = partial(_facts, state, builds, failures)
     for one, told in zip(known, together(facts, (one.product for one in known), state.root.n_reads), strict=True):
         answer = sealed.get(one.product, False)
         yield _left_out(one.entry, answer) if isinstance(answer, SourceError) else _row(one, replace(told, sealed=answer))
+
+
+def _check_root(settings: Settings, sealed: Sequence[bool | SourceError]) -> None:
+    """Raise UnknownStateError when not one of the stores that were built is there because nothing at all is."""
+    if sealed and not any(sealed) and _root(settings).is_empty():
+        text = (
+            f"{settings.store_root}: nothing is there, but {len(sealed)} products have the receipt of a store below it; mount it"
+        )
+        text += " or correct store_root; if the stores are gone for good, plan with --stores-gone to build them again"
+        raise UnknownStateError(text, kind="outage")
 
 
 def _facts(state: State, builds: Builds, failures: Failures, product: Product) -> Facts:
@@ -365,10 +398,14 @@ def _row(one: _Known, facts: Facts) -> Row:
 
 def _store_asker(settings: Settings) -> Callable[[_Known], bool]:
     """Return what tells whether a product's store is sealed; a store root that was never made holds none."""
-    objects = Objects(settings.store_root, settings.source.timeout_s, settings.source.retries)
+    objects = _root(settings)
     if objects.local is not None and not objects.local.exists():
         return lambda one: False
     return lambda one: objects.exists(f"{one.product.store_path}/zarr.json")
+
+
+def _root(settings: Settings) -> Objects:
+    return Objects(settings.store_root, settings.source.timeout_s, settings.source.retries)
 
 
 def _asked[T, A](question: Callable[[T], A], things: Sequence[T]) -> Iterator[tuple[T, A | SourceError]]:
