@@ -181,7 +181,7 @@ def failures(
     from zarrmill.errors import advice, help_of
     from zarrmill.io.record import dumps
     from zarrmill.runs.cuts import runs_of
-    from zarrmill.runs.failures import failures_json, find_failures, group, parse_since
+    from zarrmill.runs.failures import failures_json, find_failures, group, parse_since, replay_command
 
     settings = configured(config, run)
     moment = parse_since(since, datetime.now(UTC)) if since else None
@@ -198,7 +198,7 @@ def failures(
         print(f"  log of {one.example}: {one.log or 'went with its pod'}")
         for line in one.excerpt.splitlines()[-N_LOG_LINES:] if not one.log else ():
             print(f"    | {line}")
-        print(f"  again: zarrmill replay {settings.run} --class {one.failure_class} --execute --config {config}\n")
+        print(f"  again: {replay_command(settings, config, one.failure_class)}\n")
     if not groups:
         print("no product failed")
     return EXIT_FAILED if groups else EXIT_OK

@@ -149,25 +149,28 @@ def replay(
     from zarrmill.runs.cuts import runs_of
     from zarrmill.runs.failures import find_failures, parse_since
     from zarrmill.runs.part import Command
-    from zarrmill.runs.replay import prepare, unfinished
+    from zarrmill.runs.replay import check_profile, prepare, unfinished
     from zarrmill.runs.replay import run as run_snakemake
 
     moment = parse_since(since, datetime.now(UTC)) if since else None
     n, n_left, n_built, codes = 0, 0, 0, set()
     for name in runs_of(configured(config, run)):
         settings = configured(config, name)
+        if execute:
+            check_profile(settings, profile)
         records = find_failures(settings, failure_class=failure_class, since=moment)
         if not records:
             continue
-        with RunLock(State.of(settings).root).held() if execute else nullcontext():
-            again = prepare(settings, records, write=execute)
+        with RunLock(State.of(settings).root).held() if execute else nullcontext() as lock:
+            again = prepare(settings, records, write=execute, check=lock.check if lock else lambda: None)
         n, n_left = n + len(again.products), n_left + len(again.left_out)
         for product in again.products:
             print(f"{name}: {product.product_id}")
         for line in again.left_out:
             print(f"{name}: left out: {line}")
         if execute and again.targets:
-            codes.add(run_snakemake(Command(config, profile, snakefile).targets(name, again.targets)))
+            with _terminated_as_interrupted():
+                codes.add(run_snakemake(Command(config, profile, snakefile).targets(name, again.targets)))
             n_unbuilt = len(unfinished(settings, again.products))
             n_left, n_built = n_left + n_unbuilt, n_built + len(again.products) - n_unbuilt
     if not n and not n_left:

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 from fake_run import FAILURES, FakeRun, fake_items, fake_run, write_failure, write_ok
 from typer.testing import CliRunner
+from until import until
 
 from zarrmill.cli import app
+from zarrmill.config import parse_settings
 from zarrmill.errors import EXIT_FAILED, EXIT_OK, EXIT_UNKNOWN, ConfigError
 from zarrmill.io.progress import SILENT_S, ProgressFile, collect_progress
 from zarrmill.io.record import read_record, write_record
@@ -24,7 +26,7 @@ from zarrmill.io.state import Failures
 from zarrmill.model import FailureRecord
 from zarrmill.runs import replay
 from zarrmill.runs.backfill import standing
-from zarrmill.runs.failures import find_failures, group, parse_since, record_killed
+from zarrmill.runs.failures import find_failures, group, parse_since, record_killed, replay_command
 
 NOW = datetime(2025, 6, 8, 12, 0, tzinfo=UTC)
 
@@ -75,6 +77,29 @@ def test_replay_says_how_many_it_built_and_an_outage_is_no_failure(
     monkeypatch.setattr(replay, "run", build_one)
     ended, output = told("replay", "--execute", "--class", "source-timeout")
     assert (ended, "1 products built again, 1 fail still" in output) == (expected, True), output
+
+
+def test_replay_of_a_run_in_a_bucket_wants_a_profile_of_a_cluster() -> None:
+    settings = parse_settings({"run": "demo", "state_root": "s3://b/state", "source": {"catalogue": "x"}})
+    with pytest.raises(ConfigError, match=r"state of demo is in s3://b/state, .* --profile ovh"):
+        replay.check_profile(settings, "local")
+    replay.check_profile(settings, "ovh")
+    assert replay_command(settings, Path("c.yaml")) == "zarrmill replay demo --execute --config c.yaml --profile ovh"
+
+
+def test_replay_that_is_interrupted_waits_for_the_clean_end_of_snakemake(tmp_path: Path) -> None:
+    """The driver of a pod ends with its command, and what is left then is killed."""
+    end = tmp_path / "ended"
+    child = f"trap 'sleep 1; touch {end}; exit 0' TERM; touch {tmp_path}/began; while :; do sleep 0.1; done"
+    code = (
+        "from zarrmill.cli_runs import _terminated_as_interrupted\nfrom zarrmill.runs.replay import run\n"
+        f"with _terminated_as_interrupted():\n    run(['sh', '-c', {child!r}])"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
+        until((tmp_path / "began").exists)
+        process.terminate()
+        assert process.wait(20) != 0
+        assert end.exists()
 
 
 def test_people_read_example_log_advice_and_command(run: FakeRun) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from zarrmill.config import Settings
 from zarrmill.core.excerpt import excerpt, secrets_of
@@ -69,6 +70,14 @@ def group(settings: Settings, records: Iterable[FailureRecord]) -> tuple[Failure
     found = tuple(records)
     named = {one.run: named_state(settings.model_copy(update={"run": one.run})) for one in found}
     return group_failures(found, {one.product.name: named[one.run].target(PRODUCT_STAGES[-1], one.product).href for one in found})
+
+
+def replay_command(settings: Settings, config: Path, failure_class: str = "") -> str:
+    """Return the command that builds what failed again; with the state in a bucket it takes a profile of a cluster."""
+    profile = " --profile ovh" if State.of(settings).root.remote else ""
+    return (
+        f"zarrmill replay {settings.run}{f' --class {failure_class}' * bool(failure_class)} --execute --config {config}{profile}"
+    )
 
 
 def named_state(settings: Settings) -> State:

@@ -20,6 +20,7 @@ from zarrmill.io.record import dumps
 from zarrmill.io.state import State
 from zarrmill.model import Json
 from zarrmill.runs.cuts import of_run, read_cuts, run_name
+from zarrmill.runs.failures import replay_command
 
 SCHEMA = "zarrmill/backfill-summary/1"
 N_SLOWEST = 5
@@ -146,7 +147,7 @@ def _next_steps(settings: Settings, shards: Sequence[ShardRow], ended: Ended, co
     steps = []
     if any(row.failed for row in shards):
         steps.append(("See what failed and why.", f"zarrmill failures {name}"))
-        steps.append(("When it is mended, build exactly what failed.", f"zarrmill replay {name} --execute"))
+        steps.append(("When it is mended, build exactly what failed.", replay_command(settings, config)))
     if ended.command and any(row.state in ("not begun", "unfinished") for row in shards):
         steps.append(("Go on: what is done is left alone.", ended.command))
     return steps or [("Nothing is left to do.", "")]

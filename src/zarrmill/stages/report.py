@@ -32,8 +32,8 @@ from zarrmill.io.state import PRODUCT_STAGES, Failures, State
 from zarrmill.model import ConvertReceipt, FailureRecord, Json, Measured, Product, ValidationReport, Verdict
 from zarrmill.prices import euros, parse_prices
 
-COMMAND = "snakemake --config run={run} --profile profiles/local"
-"""What starts a run on one machine."""
+COMMAND = "snakemake --config run={run} --profile profiles/{profile}"
+"""What starts a run."""
 MAX_QUICKLOOKS = 60
 """Most thumbnails that are put into the page."""
 QUICKLOOK_PX = 220
@@ -60,7 +60,7 @@ def report(
     summary, records, recipes, reader = _survey(settings, workdir, now)
     stores = _stores(settings.store_root, workdir or Path(), reader.state.report.parent)
     (summary_to or reader.state.summary).write_text(dumps(summary_json(summary)))
-    command = COMMAND.format(run=settings.run)
+    command = COMMAND.format(run=settings.run, profile="ovh" if State.of(settings).root.remote else "local")
     (page_to or reader.state.report).write_text(_html(summary, records, reader, stores, command, recipes, catalog=catalog))
     return summary
 
