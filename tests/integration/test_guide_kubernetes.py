@@ -39,7 +39,7 @@ def test_commands_of_the_guide_run_a_run(
         edit_overlay(shell / "deploy/k8s/overlays/staging", files, place)
         drop = ["kubectl", "delete", "-k", "deploy/k8s/cluster"]  # the guide has to bring it
         subprocess.run(drop, cwd=shell, env=environment, capture_output=True, timeout=60, check=True)
-        outputs = {}
+        outputs = dict[str, str]()
         for command in commands():
             done = subprocess.run(
                 ["bash", "-euo", "pipefail", "-c", command],
@@ -51,13 +51,15 @@ def test_commands_of_the_guide_run_a_run(
                 check=False,
             )
             assert done.returncode == 0, f"{command}\n{done.stderr}"
-            outputs[command] = done.stdout
+            outputs[command] = outputs.get(command, "") + done.stdout
             if command.startswith("kubectl logs"):
                 until(lambda: all(job["status"].get("conditions") for job in cluster.store.find(JOBS)), timeout_s=120)
     secrets = [value.encode() for value in KEYS["writer"]]
     told = {**s3_bucket.contents(), **{command: text.encode() for command, text in outputs.items()}}
     assert [place for place, data in told.items() if any(secret in data for secret in secrets)] == []
     assert '"ok": 2, "failed": {}' in outputs["kubectl logs --follow job/may-2025"]
+    assert outputs["kubectl logs --follow job/may-2025"].count("to do: 0 products") == 1, "the second time"
+    assert outputs["kubectl logs --follow job/look"] == "no product failed\n"
     assert "2 products listed in 2 shards" in outputs["kubectl logs --follow job/months"]
     states = [json.loads(text) for key, text in s3_bucket.contents("state/").items() if key.endswith("/summary.json")]
     assert sorted(one["counts"]["ok"] for one in states) == [1, 1, 2, 2]  # two shards, their backfill, and the run

@@ -13,6 +13,7 @@ from k8s_server.kubelet import Kubelet
 from k8s_server.objects import EVENTS, JOBS, PODS, ApiError, Kind, Object, Store, now
 
 INDEX = "batch.kubernetes.io/job-completion-index"
+OF_JOB = "batch.kubernetes.io/controller-uid"
 CREATED = "stand-in/pods-created"
 TICK_S = 0.1
 
@@ -136,7 +137,7 @@ class Controller:
             "status": {"phase": "Pending"},
         }
         labels = pod["metadata"].get("labels", {})
-        pod["metadata"]["labels"] = {**labels, "batch.kubernetes.io/controller-uid": job["metadata"]["uid"]}
+        pod["metadata"]["labels"] = {**labels, OF_JOB: job["metadata"]["uid"]}
         if indexed:
             pod["metadata"].setdefault("annotations", {})[INDEX] = str(index)
             pod["spec"]["containers"][0].setdefault("env", []).append({"name": "JOB_COMPLETION_INDEX", "value": str(index)})

@@ -22,7 +22,7 @@ import yaml
 from k8s_server.access import ADMIN, Access
 from k8s_server.admission import admit, is_finished
 from k8s_server.certificate import make_certificate
-from k8s_server.controller import Controller, start_status
+from k8s_server.controller import OF_JOB, Controller, start_status
 from k8s_server.discovery import discovery
 from k8s_server.faults import Fault, Faults
 from k8s_server.kubelet import Kubelet
@@ -146,6 +146,8 @@ class KubernetesServer:
                 start_status(body)
             admit(self.store, kind, namespace, body)
             self.store.add(kind, namespace, body)
+            if kind == JOBS:  # kubectl finds the pods of a Job by it
+                body["spec"]["selector"] = {"matchLabels": {OF_JOB: body["metadata"]["uid"]}}
             if kind == PODS:
                 self.kubelet.start(body, None)
             if kind.name == "ExternalSecret":

@@ -153,12 +153,12 @@ class _Driver:
                     f"{verdict.reason} ({verdict.when}, in another driver); when it is mended, run the first shard again"
                 )
             return verdict.ok
-        tried = self._try_out(shards, canary.n)
+        tried = self._try_out(shards, canary.n, say)
         if tried is not None:
             verdicts.give(self.settings, canary.session, "" if tried else self.reason)
         return tried is True and not self.reason
 
-    def _try_out(self, shards: Sequence[tuple[str, Shard]], n: int) -> bool | None:
+    def _try_out(self, shards: Sequence[tuple[str, Shard]], n: int, say: Callable[[str], None]) -> bool | None:
         """Plan a shard in full, build its first ``n`` products alone, return whether that went well; None: it cannot be told.
 
         A shard without products, or with such as failed before alone, shows nothing, so the next one is planned then.
@@ -171,6 +171,7 @@ class _Driver:
             if targets:
                 self.drive([partial(self.parts[-1].go_on, self.command.targets(run, targets, shard))])
                 return self._went_well(self.parts[-1], n)
+        say("the canary has nothing to try: every product is done, or failed before; everything begins without it")
         return True
 
     def _went_well(self, tried: Part, n: int) -> bool | None:
