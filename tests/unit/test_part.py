@@ -125,6 +125,20 @@ def test_a_job_of_an_earlier_session_that_is_found_dead_later_is_no_failure_of_t
     assert len(part.failed_at) == 1
 
 
+def test_who_was_evicted_counts_when_the_shard_ended_without_it(tmp_path: Path) -> None:
+    """A node that is drained takes many pods at once, which says nothing of their products."""
+    run = fake_run(tmp_path, 4, n_failed=0, n_waiting=4, thumbnails=False)
+    part = Part("demo", run.state, deque(), tmp_path / "part.log")
+    part.take_up()
+    for product in run.products[:3]:
+        write_failure(run.state, product, 1, ("evicted", "ZM-CAP-EVICTED", "convert", "the pod was evicted"))
+    write_failure(run.state, run.products[3], 1, FAILURES[1])
+    part.look()
+    assert (part.seen.n_failed, len(part.failed_at)) == (4, 1)
+    part.code = 1
+    assert len(part.failed_at) == 4
+
+
 def test_the_end_of_the_log_is_told_where_the_machine_may_be_gone(tmp_path: Path) -> None:
     part = ended(tmp_path, "for i in $(seq 30); do echo line $i; done; exit 1")
     assert part.last_words().splitlines()[1:] == [f"    line {i}" for i in range(16, 31)]

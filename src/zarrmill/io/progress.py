@@ -232,6 +232,8 @@ class ProgressSnapshot:
     """When this session of the run began, seconds since the epoch; None when that is not known."""
     failed_at: Mapping[str, float] = field(default_factory=dict)
     """Name of a product that failed to when it did so the last time, seconds since the epoch."""
+    evicted: frozenset[str] = frozenset()
+    """Those of ``failed_at`` whose machine took their last try away, which says nothing of them; a driver at work tries again."""
     skipped: Mapping[str, int] = field(default_factory=dict)
     """Why the plan left out products for what they are, to their number; they are not in ``total``."""
     cost: Cost | None = None
@@ -282,7 +284,7 @@ def collect_progress(
     costs = planned.costs or {}
     stages: Counter[str] = Counter()
     failed: Counter[str] = Counter()
-    finished, failed_at, spent_eur = [], dict[str, float](), 0.0
+    finished, failed_at, evicted, spent_eur = [], dict[str, float](), set[str](), 0.0
     for product in products:
         has = {stage: found for stage in PRODUCT_STAGES if (found := listing.get(state.target(stage, product)))}
         stages.update(has.keys())
@@ -294,6 +296,7 @@ def collect_progress(
         if known and known[-1].stage not in has and product.name not in busy:
             failed[known[-1].failure_class] += 1
             failed_at[product.name] = known[-1].modified
+            evicted |= {product.name} if known[-1].failure_class == "evicted" else set()
     return ProgressSnapshot(
         total=len(products),
         ok=len(finished),
@@ -303,6 +306,7 @@ def collect_progress(
         finished=tuple(sorted(finished)),
         since=since,
         failed_at=failed_at,
+        evicted=frozenset(evicted),
         skipped=planned.skipped,
         cost=None if planned.costs is None else sum(costs.values(), Cost()),
         spent_eur=spent_eur,
@@ -321,6 +325,7 @@ def together(seen: Sequence[ProgressSnapshot], since: float | None = None) -> Pr
         finished=tuple(sorted(when for one in seen for when in one.finished)),
         since=since,
         failed_at={name: when for one in seen for name, when in one.failed_at.items()},
+        evicted=frozenset().union(*(one.evicted for one in seen)),
         skipped=_added(one.skipped for one in seen),
         cost=sum(costs, Cost()) if costs else None,
         spent_eur=sum(one.spent_eur for one in seen),

@@ -100,8 +100,9 @@ class Part:
 
     @property
     def failed_at(self) -> tuple[float, ...]:
-        """When products failed in this session, seconds since the epoch, ascending."""
-        failed = self.seen.failed_at.items()
+        """When products failed in this session, seconds since the epoch, ascending; who was evicted is tried again first."""
+        tried_again = self.seen.evicted if self.code is None else frozenset()
+        failed = [(name, when) for name, when in self.seen.failed_at.items() if name not in tried_again]
         return tuple(sorted(when for name, when in failed if when >= self.since and when > self.earlier.get(name, 0)))
 
     def take_up(self) -> None:
