@@ -1,5 +1,6 @@
 """What ``deploy/k8s`` renders is valid, hardened, without secrets, the same in staging and production, and works."""
 
+import copy
 import os
 import re
 import shutil
@@ -14,8 +15,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from k8s_server.admission import quantity
-from k8s_server.objects import JOBS, PODS, Object
+from k8s_server.admission import PRIORITIES, QUOTAS, admit, quantity
+from k8s_server.objects import JOBS, PODS, ApiError, Object, Store
 from snakemake_storage_plugin_s3 import StorageProvider, StorageProviderSettings
 from tools import objects, program, rendered
 from until import until
@@ -229,6 +230,34 @@ def test_quota_has_room_for_the_jobs_of_the_profile():
     hard = objects("production")["ResourceQuota", "zarrmill"]["spec"]["hard"]
     n_drivers = objects("production")["CronJob", "zarrmill-backfill"]["spec"]["jobTemplate"]["spec"]["parallelism"] + 1
     assert int(hard["count/jobs.batch"]) > profile["jobs"] * n_drivers
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_backfills_leave_room_for_the_forward_run(overlay):
+    whole, part = (objects(overlay)["ResourceQuota", name]["spec"] for name in ("zarrmill", "zarrmill-backfill"))
+    drivers = [pod_of(overlay, f"zarrmill-{name}") for name in ("backfill", "forward")]
+    (scope,) = part["scopeSelector"]["matchExpressions"]
+    assert [pod["priorityClassName"] in scope["values"] for pod in drivers] == [True, False]
+    for key, value in part["hard"].items():
+        assert quantity(value) < quantity(whole["hard"][key]), key
+    store = Store()
+    for name in ("zarrmill", "zarrmill-backfill"):
+        body = copy.deepcopy(objects(overlay)["ResourceQuota", name])
+        store.add(QUOTAS, "n", body | {"spec": body["spec"] | {"hard": {"pods": "3" if name == "zarrmill" else "2"}}})
+    for name in ("zarrmill-backfill", "zarrmill-forward"):
+        store.add(PRIORITIES, "", {"metadata": {"name": name}, "value": 1})
+
+    def pod(name, priority):
+        spec = {"priorityClassName": priority, "containers": [{"name": "c"}]}
+        body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec, "status": {"phase": "Pending"}}
+        admit(store, PODS, "n", body)
+        store.add(PODS, "n", body)
+
+    pod("a", "zarrmill-backfill")
+    pod("b", "zarrmill-backfill")
+    with pytest.raises(ApiError, match="exceeded quota: zarrmill-backfill, requested: pods=1, used: pods=2, limited: pods=2"):
+        pod("c", "zarrmill-backfill")
+    pod("d", "zarrmill-forward")
 
 
 def admitted(cluster: Any, overlay: str = "staging") -> None:

@@ -97,10 +97,12 @@ def _secure(store: Store, namespace: str, pod: Object) -> None:
 def _quota(store: Store, kind: Kind, namespace: str, body: Object) -> None:
     asked = _usage(kind, body)
     for quota in store.find(QUOTAS, namespace):
+        if not _in_scope(quota, kind, body):
+            continue
         hard = quota["spec"]["hard"]
         used: Counter[str] = Counter()
         for value in store.find(kind, namespace):
-            if kind != PODS or not is_finished(value):
+            if _in_scope(quota, kind, value) and (kind != PODS or not is_finished(value)):
                 used.update(_usage(kind, value))
         over = [key for key, value in hard.items() if asked[key] and used[key] + asked[key] > quantity(value)]
         if over:
@@ -110,6 +112,12 @@ def _quota(store: Store, kind: Kind, namespace: str, body: Object) -> None:
             ]
             text = f"exceeded quota: {quota['metadata']['name']}, requested: {parts[0]}, used: {parts[1]}, limited: {parts[2]}"
             _forbid(body, text, kind)
+
+
+def _in_scope(quota: Object, kind: Kind, body: Object) -> bool:
+    """Return whether a quota counts an object: one with a scope counts pods alone, here those of some priorities."""
+    selected = quota["spec"].get("scopeSelector", {}).get("matchExpressions", ())
+    return not selected or (kind == PODS and all(body["spec"].get("priorityClassName") in one["values"] for one in selected))
 
 
 def _usage(kind: Kind, body: Object) -> Counter[str]:
