@@ -3,23 +3,28 @@
 The table of ``docs/faults.md`` has one line for each test here.
 """
 
+import json
 import time
 from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
 
+import numcodecs
 import numpy as np
 import pytest
 import zarr
 from fault_proxy import Rule, denied, expired, no_bucket, slow_down, wrong_clock
 from file_server import file_server
 from products import product_row, recipe_for
+from stopped import StoppedError, stop_after
 
 from zarrmill.config import S3
 from zarrmill.errors import SourceError, UnknownStateError
 from zarrmill.io import bucket as buckets
 from zarrmill.io.objects import MissingObjectError, Objects
 from zarrmill.io.source import read_tree, read_whole
+from zarrmill.io.store import StoreWriter
+from zarrmill.io.store_bucket import BucketWriter
 from zarrmill.stages.convert import convert
 
 DATA = bytes(range(256)) * 8000
@@ -278,6 +283,56 @@ def test_source_that_changes_under_way_is_found_before_the_seal(source_copy, tmp
             convert(row, recipe=recipe, store_root=str(tmp_path / "out"), threads=2, on_progress=change)
     assert caught.value.kind == "changed"
     assert not list((tmp_path / "out").rglob("*.zarr/zarr.json"))
+
+
+@pytest.mark.parametrize("writer", [StoreWriter, BucketWriter])
+@pytest.mark.parametrize("was", ["other", "missing"])
+def test_attempt_after_the_source_was_mended_keeps_nothing_of_the_old_pixels(
+    source_copy, s3_bucket, tmp_path, monkeypatch, writer, was
+):
+    """The objects changed between two attempts; their metadata, and so the name of the store, did not."""
+    source, recipe = source_copy("l2a"), recipe_for("S02MSIL2A", mandatory=())
+    row, chunk = product_row(source, recipe), source / BAND / "0.0"
+    whole = chunk.read_bytes()
+    expected = convert(row, recipe=recipe, store_root=str(tmp_path / "expected"), threads=1).tree_sha256
+    values = numcodecs.get_codec(json.loads((source / BAND / ".zarray").read_text())["compressor"])
+    if was == "missing":
+        chunk.unlink()
+    else:
+        chunk.write_bytes(values.encode(np.frombuffer(values.decode(whole), "<u2") + np.uint16(1)))
+    root = str(tmp_path / "out") if writer is StoreWriter else s3_bucket.href("out")
+    with file_server(source.parent, tags="etag") as server:
+        row = replace(row, href=f"{server.url}/{source.name}")
+        with monkeypatch.context() as patch:
+            names = stop_after(patch, 100, writer)
+            with pytest.raises(StoppedError):
+                convert(row, recipe=recipe, store_root=root, threads=1)
+        assert f"{BAND}/c" in names, "the band was done"
+        unchanged = [name for name in names if name.startswith("source ")]
+        assert len(unchanged) > 10
+        chunk.write_bytes(whole)
+        with monkeypatch.context() as patch:  # once more, so that entries of both lie in the journal
+            stop_after(patch, 30, writer)
+            with pytest.raises(StoppedError):
+                convert(row, recipe=recipe, store_root=root, threads=1)
+        receipt = convert(row, recipe=recipe, store_root=root, threads=1)
+    assert receipt.tree_sha256 == expected
+    assert not [f for f in receipt.findings if f.code == "source.missing-chunk"]
+
+
+def test_attempt_after_a_break_keeps_what_is_done_of_an_unchanged_remote_source(shared_sources, tmp_path, monkeypatch):
+    source, recipe = shared_sources["l2a"], recipe_for("S02MSIL2A")
+    with file_server(source.parent, tags="etag") as server:
+        row = replace(product_row(source, recipe), href=f"{server.url}/{source.name}")
+        with monkeypatch.context() as patch:
+            first = stop_after(patch, 100)
+            with pytest.raises(StoppedError):
+                convert(row, recipe=recipe, store_root=str(tmp_path), threads=1)
+        second = stop_after(monkeypatch, 10_000)
+        convert(row, recipe=recipe, store_root=str(tmp_path), threads=1)
+    done = {name for name in first if name.endswith("/c")} - {[name for name in first if name.endswith("/c")][-1]}
+    assert done
+    assert not done & set(second), "nothing of them is written again"
 
 
 def test_outage_in_the_middle_ends_as_retryable_and_nothing_is_sealed(product, tmp_path, monkeypatch):

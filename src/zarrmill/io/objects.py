@@ -70,6 +70,10 @@ class Objects:
         """Size and entity tag of every remote object that was read; None where the server gives no tags."""
         return {}
 
+    @cached_property
+    def _watchers(self) -> list[Callable[[str, int, str | None], None]]:
+        return []
+
     def get(self, key: str) -> bytes:
         """Return one object whole.
 
@@ -204,10 +208,19 @@ class Objects:
             reraise=True,
         )(request)
 
+    def watch(self, see: Callable[[str, int, str | None], None]) -> None:
+        """Let ``see`` be told key, bytes and entity tag of every remote object that was read, and of others when they are."""
+        self._watchers.append(see)
+        for key, facts in list(self._seen.items()):
+            see(key, *facts)
+
     def _note(self, key: str, n_bytes: int, e_tag: str | None) -> None:
+        is_new = key not in self._seen
         before = self._seen.setdefault(key, (n_bytes, e_tag))
         if before != (n_bytes, e_tag):
             raise self._changed(key, before, (n_bytes, e_tag))
+        for see in self._watchers if is_new else ():
+            see(key, n_bytes, e_tag)
 
     def _changed(self, key: str, before: object, now: object) -> SourceError:
         text = f"{self.href}/{key}: was {before} when it was read, is {now} now; somebody writes there, plan again"
@@ -221,10 +234,14 @@ class Objects:
         tagged = {key: seen for key, seen in self._seen.items() if seen[1]}
         if not tagged:
             return
-        now = self._listed() if urlsplit(self.href).scheme == "s3" else self._heads(sorted(tagged))
+        now = self.facts(sorted(tagged))
         for key, seen in sorted(tagged.items()):
             if now.get(key) != seen:
                 raise self._changed(key, seen, now.get(key, "gone"))
+
+    def facts(self, keys: Sequence[str]) -> dict[str, tuple[int, str | None]]:
+        """Return bytes and entity tag of remote objects as they are now, without those that are not there. Raises: as ``get``."""
+        return self._listed() if urlsplit(self.href).scheme == "s3" else self._heads(keys)
 
     def _heads(self, keys: Sequence[str]) -> dict[str, tuple[int, str | None]]:
         with ThreadPoolExecutor(N_CHECKS) as pool:

@@ -66,6 +66,7 @@ class Writer(Protocol):
 
     def is_sealed(self) -> bool: ...
     def locked(self, wait_s: float = 600.0) -> AbstractContextManager[None]: ...
+    def noted(self, identity: str) -> list[Entry]: ...
     def finished(self, identity: str) -> dict[str, Entry]: ...
     def record(self, entry: Entry) -> None: ...
     def sink(self, key: str, begun: Part | None = None) -> Sink: ...
@@ -105,6 +106,10 @@ class StoreWriter:
                 self._flushes.close()
                 self._flushes = None
 
+    def noted(self, identity: str) -> list[Entry]:
+        """Return what the journal says for this identity, see ``finished``; nothing of it is proven."""
+        return [entry for value in self.journal.entries() if (entry := believed(identity, value))]
+
     def finished(self, identity: str) -> dict[str, Entry]:
         """Return name to entry of what the journal proves: every object and begun shard is there with its size and sha256.
 
@@ -112,8 +117,7 @@ class StoreWriter:
         from now on is for this one.
         """
         self._identity = identity
-        entries = [entry for value in self.journal.entries() if (entry := believed(identity, value))]
-        latest = {entry.name: entry for entry in entries}
+        latest = {entry.name: entry for entry in self.noted(identity)}
         return {name: entry for name, entry in latest.items() if self._is_proven(entry)}
 
     def _is_proven(self, entry: Entry) -> bool:

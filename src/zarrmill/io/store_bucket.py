@@ -65,6 +65,10 @@ class BucketWriter:
         self._uploads.close()
         self._lease.release()
 
+    def noted(self, identity: str) -> list[Entry]:
+        """Return what the journal says for this identity; nothing of it is proven."""
+        return [entry for value in self._entries.values() if (entry := believed(identity, value))]
+
     def finished(self, identity: str) -> dict[str, Entry]:
         """Return name to entry of what the journal proves: every object is there with its size and entity tag.
 
@@ -73,7 +77,7 @@ class BucketWriter:
         self._identity = identity
         with buckets.writing(self.href):
             there = self._list()
-        entries = [entry for value in self._entries.values() if (entry := believed(identity, value))]
+        entries = self.noted(identity)
         return {e.name: e for e in entries if all(there.get(item.key) == (item.n_bytes, item.etag) for item in e.objects)}
 
     def record(self, entry: Entry) -> None:

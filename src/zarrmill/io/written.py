@@ -44,3 +44,5 @@ class Entry:
     """Shards that are begun."""
     findings: tuple[Finding, ...] = ()
     """What was noticed in the source."""
+    source: tuple[tuple[str, int, str], ...] = ()
+    """Key, bytes and entity tag of source objects that were read; bytes of -1 where one was not there."""

@@ -50,6 +50,8 @@ from zarrmill.model import ConvertReceipt, Finding, Grid, Product, RasterTask, S
 Progress = Callable[[int, int], None]
 """Told decoded bytes done and in all."""
 
+_NOT_THERE = (-1, "")
+"""Bytes and entity tag of a source object that is not there."""
 _FINDINGS = TypeAdapter(tuple[Finding, ...])
 
 
@@ -187,11 +189,14 @@ class _Conversion:
         self._workers, self._total, self._on_progress = workers, plan.n_bytes, on_progress or (lambda done, total: None)
         self._done, self._lock, self._stop = 0, threading.Lock(), threading.Event()
         self._finished: Mapping[str, Entry] = {}
+        self._identity = ""
         self._findings: set[Finding] = set(plan.findings)
 
     def run(self, product: Product, recipe: Recipe, meter: Meter) -> None:
         """Write what an earlier attempt did not finish of the store, and seal it."""
-        self._finished = self._writer.finished(_identity(product, recipe, self._tree))
+        self._identity = self._still(_identity(product, recipe, self._tree))
+        self._finished = self._writer.finished(self._identity)
+        self._objects.watch(self._saw)
         self._findings.update(finding for entry in self._finished.values() for finding in entry.findings)
         written = self._write_pixels()
         meter.step("pixels")
@@ -203,6 +208,25 @@ class _Conversion:
         self._check_source()
         self._writer.seal(_json(self._root(documents, product, recipe, digest)), written)
         meter.step("seal")
+
+    def _still(self, identity: str) -> str:
+        """Return the identity to go on with: another one where source objects are not what an attempt of this one read.
+
+        A provider may mend objects under unchanged metadata; what was made of the old ones is then begun anew.
+        Raises: SourceError: the source does not answer.
+        """
+        while told := {key: (n, tag) for entry in self._writer.noted(identity) for key, n, tag in entry.source}:
+            now = self._objects.facts(sorted(told))
+            changed = [(key, now.get(key)) for key, was in sorted(told.items()) if now.get(key, _NOT_THERE) != was]
+            if not changed:
+                break
+            identity = hashlib.sha256(json.dumps([identity, changed]).encode()).hexdigest()
+        return identity
+
+    def _saw(self, key: str, n_bytes: int, tag: str | None) -> None:
+        """Note what was read of the source, before anything that is made of it is noted."""
+        if tag is not None:
+            self._writer.record(Entry(f"source {self._identity[:8]}: {key}", source=((key, n_bytes, tag),)))
 
     def _check_source(self) -> None:
         """Raise SourceError when the source was published anew since its metadata was read: pixels of both may be mixed."""
@@ -310,6 +334,8 @@ class _Conversion:
                 "mandatory; report it to the provider, or take the array off `pixels.mandatory` to read fill values",
                 kind="missing",
             )
+        if self._objects.local is None:
+            self._saw(key, *_NOT_THERE)
         text = f"chunk {key} is not in the source; it reads as fill value {task.source.fill_value}"
         with self._lock:
             self._findings.add(Finding("source.missing-chunk", Severity.WARNING, task.source.path, text))
