@@ -48,11 +48,11 @@ def _watch(tally: Tally, limits: tuple[float, float]) -> None:
 
     append, close, lock = ObjectSink.append, ObjectSink.close, threading.Lock()
 
-    def counted_append(self: ObjectSink, data: bytes | memoryview) -> None:
+    def counted_append(self: ObjectSink, data: bytes) -> None:
         with lock:
             n_bytes, _ = tally.values
             if n_bytes + len(data) > limits[0]:
-                append(self, memoryview(data)[: len(data) // 2])
+                append(self, data[: len(data) // 2])
                 tally.add(len(data) // 2, 0)
                 os.kill(os.getpid(), signal.SIGKILL)
             tally.add(len(data), 0)

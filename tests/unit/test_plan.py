@@ -123,6 +123,16 @@ class TestWhatWasBuilt:
         result = plan(built.settings, built.recipes, now=NOW, stores_gone=True)
         assert set(classes(result).values()) == {"missing"}
 
+    def test_a_root_that_cannot_be_listed_is_unknown(self, built: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        shutil.rmtree(built.root / "stores")
+
+        def away(objects: Objects) -> bool:
+            raise SourceError(f"{objects.href}: no answer", kind="timeout")
+
+        monkeypatch.setattr(Objects, "is_empty", away)
+        with pytest.raises(UnknownStateError, match=r"stores: .* no answer; nothing was decided"):
+            built.plan()
+
     def test_a_root_without_any_of_the_stores_but_others_is_no_outage(self, built: Run) -> None:
         shutil.rmtree(built.root / "stores")
         (built.root / "stores/others").mkdir(parents=True)

@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime
 from functools import partial
 from itertools import batched
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.console import Console
@@ -353,8 +354,18 @@ def _decided(known: Sequence[_Known], settings: Settings, stores_gone: bool) -> 
 
 
 def _check_root(settings: Settings, sealed: Sequence[bool | SourceError]) -> None:
-    """Raise UnknownStateError when not one of the stores that were built is there because nothing at all is."""
-    if sealed and not any(sealed) and _root(settings).is_empty():
+    """Raise UnknownStateError when not one of the stores that were built is there because nothing at all is, or cannot be told.
+
+    A plain http server cannot list, so it is not asked.
+    """
+    root = _root(settings)
+    if not sealed or any(sealed) or urlsplit(root.href).scheme in ("http", "https"):
+        return
+    try:
+        is_empty = root.is_empty()
+    except SourceError as error:
+        raise UnknownStateError(f"{root.href}: {error.message}; nothing was decided", kind="outage") from error
+    if is_empty:
         text = (
             f"{settings.store_root}: nothing is there, but {len(sealed)} products have the receipt of a store below it; mount it"
         )
