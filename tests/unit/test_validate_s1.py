@@ -10,6 +10,7 @@ from products import product_row
 from test_convert_s1 import GRD, grd_recipe
 
 from zarrmill.core.checks_s1 import placed
+from zarrmill.core.checks_values import reread
 from zarrmill.model import Verdict
 from zarrmill.sample.s1 import GrdSpec, build_grd
 from zarrmill.stages.convert import convert
@@ -54,6 +55,16 @@ def test_intact_store_passes_and_every_pixel_is_compared(tmp_path, form, polaris
         n = zarr.open_group(store, mode="r")[f"{GRD}/r10m/{name.lower()}"].size
         assert f"{n} of {n} pixels of measurements/grd/r10m/{name.lower()} with its image" in report.sample
     assert validate(store, recipe=recipe).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("has_source", [True, False])
+def test_every_array_is_read_once_more_by_zarr_python(intact, monkeypatch, threads, has_source):
+    (source, store, recipe), paths = intact, []
+    monkeypatch.setattr("zarrmill.stages.validate.reread", lambda array, seed: paths.append(array.path) or reread(array, seed))
+    validate(store, source=str(source) if has_source else None, recipe=recipe, threads=threads)
+    members = zarr.open_group(store, mode="r").members(max_depth=None)
+    assert sorted(paths) == sorted(path for path, member in members if isinstance(member, zarr.Array))
 
 
 def test_scene_across_the_antimeridian_passes_and_its_root_box_must_be_right(tmp_path):

@@ -296,7 +296,8 @@ def collect_progress(
         if known and known[-1].stage not in has and product.name not in busy:
             failed[known[-1].failure_class] += 1
             failed_at[product.name] = known[-1].modified
-            evicted |= {product.name} if known[-1].failure_class == "evicted" else set()
+            if known[-1].failure_class == "evicted":
+                evicted.add(product.name)
     return ProgressSnapshot(
         total=len(products),
         ok=len(finished),

@@ -74,10 +74,9 @@ def group(settings: Settings, records: Iterable[FailureRecord]) -> tuple[Failure
 
 def replay_command(settings: Settings, config: Path, failure_class: str = "") -> str:
     """Return the command that builds what failed again; with the state in a bucket it takes a profile of a cluster."""
+    only = f" --class {failure_class}" if failure_class else ""
     profile = " --profile ovh" if State.of(settings).root.remote else ""
-    return (
-        f"zarrmill replay {settings.run}{f' --class {failure_class}' * bool(failure_class)} --execute --config {config}{profile}"
-    )
+    return f"zarrmill replay {settings.run}{only} --execute --config {config}{profile}"
 
 
 def named_state(settings: Settings) -> State:
