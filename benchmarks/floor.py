@@ -71,8 +71,8 @@ class Column:
 class Output:
     """One target array: a row of chunks is filled, encoded and appended to its shards."""
 
-    def __init__(self, target: Path, plan: dict[str, Any], dtype: np.dtype[Any], codec: dict[str, Any]) -> None:
-        self.folder, self.dtype, self.codec = target / plan["path"] / "c", dtype, codec
+    def __init__(self, target: Path, plan: dict[str, Any], dtype: np.dtype[Any]) -> None:
+        self.folder, self.dtype, self.codec = target / plan["path"] / "c", dtype, plan["codec"]
         (self.height, self.width), (self.chunk_y, self.chunk_x) = plan["shape"], plan["chunks"]
         shard = plan["shards"] or plan["chunks"]
         self.sharded, self.per_y, self.per_x = bool(plan["shards"]), shard[0] // self.chunk_y, shard[1] // self.chunk_x
@@ -188,10 +188,10 @@ RULES = {"average": average, "mode": mode}
 """How levels of the shipped recipe are made."""
 
 
-def raster(source: Path, target: Path, task: dict[str, Any], codec: dict[str, Any]) -> None:
+def raster(source: Path, target: Path, task: dict[str, Any]) -> None:
     """Decode one source array and write all that is made from it."""
     dtype, (height, width), (chunk_y, chunk_x) = np.dtype(task["dtype"]), task["shape"], task["chunks"]
-    outputs = {plan["factor"]: Output(target, plan, dtype, codec) for plan in task["outputs"]}
+    outputs = {plan["factor"]: Output(target, plan, dtype) for plan in task["outputs"]}
     factors = [factor for factor in outputs if factor > 1]
     step = math.ceil(STRIPE_ROWS / max(outputs)) * max(outputs)
     columns: list[Column] = []
@@ -220,7 +220,7 @@ def main() -> None:
     """Run over the whole layout."""
     layout, target, threads = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]), int(sys.argv[3])
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda task: raster(Path(layout["source"]), target, task, layout["codec"]), layout["rasters"]))
+        list(pool.map(lambda task: raster(Path(layout["source"]), target, task), layout["rasters"]))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def recipe(product_type: str = OPTICAL, depth: str = "full", clevel: int | None 
     values = load_recipe(ROOT / f"config/recipes/{RECIPES[product_type]}.yaml").model_dump()
     values["validation"]["depth"] = depth
     if clevel is not None:
-        values["pixels"]["codec"] |= {"clevel": clevel, "blocksize": 0}
+        values["pixels"]["codec"] |= {"clevel": clevel, "clevels": {}, "blocksize": 0}
     return Recipe.model_validate(values)
 
 
@@ -69,12 +69,13 @@ def layout(source: str, target: str) -> Answer:
             "separator": task.source.encoding.get("dimension_separator", "."),
             "outputs": [
                 {"factor": factor, "path": out.path, "shape": out.shape, "chunks": out.chunks, "shards": out.shards}
+                | {"codec": chosen.pixels.codec.of(out.path).model_dump()}
                 for factor, out in task.outputs
             ],
         }
         for task in plan.rasters
     ]
-    Path(target).write_text(json.dumps({"source": source, "codec": chosen.pixels.codec.model_dump(), "rasters": rasters}))
+    Path(target).write_text(json.dumps({"source": source, "rasters": rasters}))
     return {"n_bytes": plan.n_bytes, "n_arrays": len(rasters), "codec": chosen.pixels.codec.model_dump()}
 
 

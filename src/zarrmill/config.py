@@ -5,6 +5,7 @@ refuses unknown keys.
 ``docs/reference/config.md`` and ``config/schemas/*.json`` are generated from here; a test fails when they drift.
 """
 
+import fnmatch
 import hashlib
 import json
 from collections.abc import Mapping
@@ -26,7 +27,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
 class Model(BaseModel):
     """A part of a configuration file: frozen, refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, coerce_numbers_to_str=True, defer_build=True
+    )
 
     @field_validator("*")
     @classmethod
@@ -48,10 +51,17 @@ class Codec(Model):
     """Compressor inside blosc."""
     clevel: int = Field(2, ge=0, le=9)
     """Compression level."""
+    clevels: dict[str, Annotated[int, Field(ge=0, le=9)]] = Field({}, exclude_if=lambda levels: not levels)
+    """Other levels for some arrays: a pattern of paths (``measurements/*``) to the level; the first that matches counts."""
     blocksize: int = Field(1 << 20, ge=0, le=1 << 24)
     """Bytes that blosc compresses at a time; 0 lets blosc choose, which makes small blocks and with them larger stores."""
     shuffle: Literal["noshuffle", "shuffle", "bitshuffle"] = "shuffle"
     """Filter before compression for items wider than one byte; one-byte items are never shuffled."""
+
+    def of(self, path: str) -> "Codec":
+        """Return how the array at ``path`` is compressed: this, with the level that ``clevels`` names for it."""
+        levels = (level for pattern, level in self.clevels.items() if fnmatch.fnmatchcase(path, pattern))
+        return self.model_copy(update={"clevel": next(levels, self.clevel), "clevels": {}})
 
 
 class Grd(Model):

@@ -14,7 +14,7 @@ from zarrmill.core.excerpt import excerpt, secrets_of
 from zarrmill.errors import EXIT_FAILED, UNKNOWN_CODE, ConfigError, ConformanceError, ZarrmillError, hidden
 from zarrmill.io import bucket
 from zarrmill.io.failed import final_failure, keep_failure, tail_of
-from zarrmill.io.logs import structlog
+from zarrmill.io.logs import logger, structlog
 from zarrmill.io.measure import Meter
 from zarrmill.io.places import Place, place_of
 from zarrmill.io.process import keep_memory, spare_collector, tell
@@ -61,22 +61,22 @@ def product_job(stage: str, *, plan: str, config: Mapping[str, Any], log: str) -
         kept = state.log(stage, product)
         known = Failures(state).of(product)
         attempt = max((one.attempt for one in known), default=0) + 1
-        structlog.contextvars.bind_contextvars(run=settings.run, product=product.name, stage=stage, attempt=attempt)
-        logger = structlog.get_logger()
-        logger.info("started")
+        structlog().contextvars.bind_contextvars(run=settings.run, product=product.name, stage=stage, attempt=attempt)
+        told = logger()
+        told.info("started")
         _give_up(final_failure(known, stage))
         with _shipped(Path(log), kept):
             try:
                 recipe = _planned_recipe(settings, product)
                 with progress_of(state, product, stage) as tick:
                     yield Job(settings, state, record, recipe, attempt, tick)
-                logger.info("finished", wall_s=meter.measured().wall_s)
+                told.info("finished", wall_s=meter.measured().wall_s)
             except Exception as error:
                 code = error.exit_code if isinstance(error, ZarrmillError) else EXIT_FAILED
                 if isinstance(error, ZarrmillError):
-                    logger.error("failed", code=error.code, message=error.message)
+                    told.error("failed", code=error.code, message=error.message)
                 else:
-                    logger.exception("failed with an error that zarrmill does not know")
+                    told.exception("failed with an error that zarrmill does not know")
                 where = str(kept) if kept.remote else log
                 failure = _failure_of(error, stage, settings, product, where, meter, attempt)
                 _record_failure(replace(failure, excerpt=excerpt(tail_of(Path(log)), secrets_of(os.environ))), state)
@@ -88,7 +88,7 @@ def _give_up(failure: FailureRecord | None) -> None:
     """End a try that would meet the same failure again: nothing is read, and record and log of the first one stand."""
     if failure is None:
         return
-    structlog.get_logger().error("given up", code=failure.code, message=failure.message, first=failure.measured.attempt)
+    logger().error("given up", code=failure.code, message=failure.message, first=failure.measured.attempt)
     tell(f"{failure.stage} {failure.product.product_id}: {failure.code} as before, not tried again: {failure.message}")
     raise SystemExit(EXIT_FAILED)
 
@@ -123,7 +123,7 @@ def _told(stage: str) -> Iterator[None]:
     try:
         yield
     except ZarrmillError as error:
-        structlog.get_logger().error("failed", stage=stage, code=error.code, message=error.message)
+        logger().error("failed", stage=stage, code=error.code, message=error.message)
         tell(f"{stage}: {error}")
         raise SystemExit(error.exit_code) from error
 
@@ -138,7 +138,7 @@ def _shipped(log: Path, kept: Place) -> Iterator[None]:
             try:
                 kept.write_bytes(log.read_bytes())
             except (ZarrmillError, OSError) as error:
-                structlog.get_logger().warning("log not kept", place=str(kept), reason=str(error))
+                logger().warning("log not kept", place=str(kept), reason=str(error))
 
 
 def check_accepted(report: ValidationReport, recipe: Recipe, product: Product) -> None:
@@ -195,7 +195,7 @@ def _record_failure(record: FailureRecord, state: State) -> None:
     try:
         keep_failure(record, state)
     except ZarrmillError as second:
-        structlog.get_logger().error("failure record not written", code=second.code, message=second.message)
+        logger().error("failure record not written", code=second.code, message=second.message)
 
 
 def _without_users(logger: object, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -208,16 +208,16 @@ def logging_to(path: Path) -> Iterator[None]:
     """Write events as JSON lines to ``path``, the warnings of libraries among them."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as stream:
-        structlog.configure(
+        structlog().configure(
             processors=[
-                structlog.contextvars.merge_contextvars,
-                structlog.processors.add_log_level,
-                structlog.processors.TimeStamper(fmt="iso", utc=True),
-                structlog.processors.format_exc_info,
+                structlog().contextvars.merge_contextvars,
+                structlog().processors.add_log_level,
+                structlog().processors.TimeStamper(fmt="iso", utc=True),
+                structlog().processors.format_exc_info,
                 _without_users,
-                structlog.processors.JSONRenderer(sort_keys=True),
+                structlog().processors.JSONRenderer(sort_keys=True),
             ],
-            logger_factory=structlog.WriteLoggerFactory(file=stream),
+            logger_factory=structlog().WriteLoggerFactory(file=stream),
         )
         logging.captureWarnings(True)
         handler = logging.StreamHandler(stream)
@@ -226,5 +226,5 @@ def logging_to(path: Path) -> Iterator[None]:
             yield
         finally:
             logging.getLogger().removeHandler(handler)
-            structlog.contextvars.clear_contextvars()
-            structlog.reset_defaults()
+            structlog().contextvars.clear_contextvars()
+            structlog().reset_defaults()

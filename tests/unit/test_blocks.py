@@ -113,7 +113,7 @@ def test_a_worker_stays_within_what_was_reckoned(tmp_path):
     for start in range(0, 3672, step):
         stripe = rng.integers(1, 9999, (min(step, 3672 - start), 3672), dtype="<u2")
         for (factor, _), sink, part in zip(given_task.outputs, sinks, _outputs(stripe, given_task), strict=True):
-            sink.put(part, start // factor)
+            sink.put([part], start // factor)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < task_bytes(given_task) - 3672 * 3672 * 2  # the source's chunk was not held here

@@ -37,6 +37,21 @@ def test_rows_are_what_zarr_python_reads(shared_sources, kind):
         assert missing == []
 
 
+@pytest.mark.parametrize(("kind", "first", "n_parts"), [("l2a-1830", 0, 6), ("l2a-1830", 2, 4), ("l2a-v3", 0, 1)])
+def test_rows_side_by_side_are_the_same_rows(shared_sources, kind, first, n_parts):
+    objects = Objects(str(shared_sources[kind]))
+    tree = read_tree(objects)
+    array = tree.arrays[BAND]
+    columns = (first * array.chunks[1], array.shape[1])
+    one, two = (open_rows(objects, tree, array, lambda key: None, columns) for _ in range(2))
+    found = set()
+    for start in range(0, array.shape[0], 7):  # now and then across a row of chunks
+        parts = two.read_beside(0, start, start + 7)
+        found.add(len(parts))
+        np.testing.assert_array_equal(np.hstack(parts), one.read(0, start, start + 7))
+    assert found == {1, n_parts}
+
+
 def test_whole_chunks_are_decoded_where_blosc_cannot_decode_a_range(shared_sources, monkeypatch):
     expected, _ = rows_of(shared_sources["l2a"], BAND)
     monkeypatch.setattr(source_module, "can_decode_ranges", lambda: False)

@@ -11,9 +11,10 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numcodecs import Blosc
 from until import until
 
-from zarrmill.config import Codec
+from zarrmill.config import Codec, Pixels
 from zarrmill.core.chunking import chunk_shape, shard_shape
 from zarrmill.errors import CapacityError, StoreError
 from zarrmill.io.arrays import PlaneWriter, SmallObjects, array_document
@@ -37,7 +38,9 @@ def write_planes(writer, plan, values, rows, band=1000, finished=None, stop=0):
         for top, left in blocks[: max(len(blocks) - stop, 0)]:
             if top + rows <= sink.needed(left, min(left + band, values.shape[-1])):
                 continue
-            sink.put(values[plane][top : top + rows, left : left + band], top, left)
+            block = values[plane][top : top + rows, left : left + band]
+            cut = left * 7 + top % 3 and min(block.shape[1], 3)  # some come in parts that lie side by side
+            sink.put(np.array_split(block, max(cut, 1), axis=1), top, left)
         sink.release()
         written += sink.written
     return sorted(written, key=lambda item: item.key)
@@ -92,6 +95,22 @@ def test_zarr_python_reads_what_was_written(
     assert array.dtype == values.dtype
     np.testing.assert_array_equal(array[...], values)
     assert {item.key for item in written} | {"a/zarr.json"} == set(objects_of(path))
+
+
+def test_an_array_has_the_level_of_the_first_pattern_that_matches(tmp_path):
+    codec = Codec(clevel=3, blocksize=0, clevels={"a/b*": 9, "a/*": 1})
+    values = np.random.default_rng(0).integers(0, 50, (64, 64), "<u2")
+    for path, level in (("a/b", 9), ("a/c", 1), ("b/a", 3)):
+        plan = ArrayPlan(path, values.shape, "<u2", (64, 64), None, ("y", "x"), 0, {})
+        write_planes(StoreWriter(tmp_path / "s.zarr", codec), plan, values, rows=64)
+        inner = array_document(plan, codec)["codecs"][-1]["configuration"]
+        assert inner == {"typesize": 2, "cname": "zstd", "clevel": level, "shuffle": "shuffle", "blocksize": 0}
+        assert (tmp_path / "s.zarr" / path / "c/0/0").read_bytes() == Blosc("zstd", level).encode(values)
+
+
+def test_a_recipe_without_other_levels_has_the_name_that_it_had():
+    assert "clevels" not in Pixels().model_dump(mode="json")["codec"]
+    assert Pixels(codec=Codec(clevels={"a/*": 1})).digest() != Pixels(codec=Codec(clevel=1)).digest() != Pixels().digest()
 
 
 class WholeOnly(StoreWriter):

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ class PlaneWriter:
         self, writer: Writer, plan: ArrayPlan, plane: tuple[int, ...] = (), finished: Mapping[str, Entry] | None = None
     ) -> None:
         """Begin, or go on where ``finished`` (of ``StoreWriter``) says that an earlier attempt ended."""
-        self._writer, self._plan = writer, plan
+        self._writer, self._plan, self._codec = writer, plan, writer.codec.of(plan.path)
         self._chunk_y, self._chunk_x = plan.chunks[-2:]
         self._n_rows, n_columns = (math.ceil(size / n) for size, n in zip(plan.shape[-2:], plan.chunks[-2:], strict=True))
         self._name = "/".join(map(str, (plan.path, "c", *plane)))
@@ -51,27 +51,34 @@ class PlaneWriter:
         columns = self._rows[left // self._chunk_x : math.ceil(right / self._chunk_x)]
         return min(min(columns) * self._chunk_y, self._plan.shape[-2])
 
-    def put(self, block: NDArray[Any], top: int, left: int = 0) -> None:
-        """Take the pixels of ``block``, shape ``(rows, columns)``, whose first is at ``top, left``.
+    def put(self, blocks: Sequence[NDArray[Any]], top: int, left: int = 0) -> None:
+        """Take the pixels of blocks that lie side by side, each of shape ``(rows, columns)``; the first one is at ``top, left``.
 
         Each pixel comes once, in each column from the top down.
         """
-        done = sum(self._rows)
-        bottom, right = top + block.shape[0], left + block.shape[1]
+        done, bottom = sum(self._rows), top + blocks[0].shape[0]
         for row in range(top // self._chunk_y, math.ceil(bottom / self._chunk_y)):
-            y0, y1 = max(top, row * self._chunk_y), min(bottom, (row + 1) * self._chunk_y)
-            for column in range(left // self._chunk_x, math.ceil(right / self._chunk_x)):
-                if row < self._rows[column]:
-                    continue
-                x0, x1 = max(left, column * self._chunk_x), min(right, (column + 1) * self._chunk_x)
-                chunk = self._chunks.get((row, column)) or self._open(row, column)
-                y, x = row * self._chunk_y, column * self._chunk_x
-                chunk.values[y0 - y : y1 - y, x0 - x : x1 - x] = block[y0 - top : y1 - top, x0 - left : x1 - left]
-                chunk.n_missing -= (y1 - y0) * (x1 - x0)
-                if not chunk.n_missing:
-                    self._finish(row, column)
+            at = left
+            for block in blocks:
+                self._put(block, top, at, row)
+                at += block.shape[1]
         if sum(self._rows) > done:
             self._record()
+
+    def _put(self, block: NDArray[Any], top: int, left: int, row: int) -> None:
+        """Take what one row of chunks has of a block."""
+        right, y = left + block.shape[1], row * self._chunk_y
+        y0, y1 = max(top, y), min(top + block.shape[0], y + self._chunk_y)
+        for column in range(left // self._chunk_x, math.ceil(right / self._chunk_x)):
+            if row < self._rows[column]:
+                continue
+            x = column * self._chunk_x
+            x0, x1 = max(left, x), min(right, x + self._chunk_x)
+            chunk = self._chunks.get((row, column)) or self._open(row, column)
+            chunk.values[y0 - y : y1 - y, x0 - x : x1 - x] = block[y0 - top : y1 - top, x0 - left : x1 - left]
+            chunk.n_missing -= (y1 - y0) * (x1 - x0)
+            if not chunk.n_missing:
+                self._finish(row, column)
 
     def release(self) -> None:
         """Close the shards that are not whole; nothing when all are."""
@@ -110,7 +117,7 @@ class PlaneWriter:
 
     def _finish(self, row: int, column: int) -> None:
         values = self._chunks.pop((row, column)).values
-        data = encode(values, self._writer.codec) if _has_data(values, self._plan.fill_value) else None
+        data = encode(values, self._codec) if _has_data(values, self._plan.fill_value) else None
         self._spare.append(values)
         if self._plan.shards:
             self._to_shard(row, column, data)
@@ -198,7 +205,8 @@ def _has_data(part: NDArray[Any], fill: Any) -> bool:
     """Return whether any value is not the fill value; a chunk that holds nothing else is not stored."""
     if fill == "NaN":
         return not np.isnan(part).all()
-    return bool(np.any(part != fill) if fill else np.any(part))
+    # NumPy looks for extremes several times faster than it compares or makes truth values.
+    return bool(part.flat[0] != fill or part.max() != fill or part.min() != fill)
 
 
 def encode(chunk: NDArray[Any], codec: Codec) -> bytes:
@@ -226,7 +234,7 @@ class SmallObjects:
 
     def write_array(self, plan: ArrayPlan, values: NDArray[Any]) -> list[Written]:
         """Write a small array as its single chunk; scalars and text as their metadata says."""
-        key, codec = "/".join([plan.path, "c", *("0" for _ in plan.shape)]), self._writer.codec
+        key, codec = "/".join([plan.path, "c", *("0" for _ in plan.shape)]), self._writer.codec.of(plan.path)
         if 0 in plan.shape:
             return []
         if plan.dtype == "string":
@@ -237,10 +245,10 @@ class SmallObjects:
 
 
 def array_document(plan: ArrayPlan, codec: Codec) -> dict[str, Any]:
-    """Return the ``zarr.json`` of an array (zarr v3 core; sharding_indexed, blosc, vlen-utf8 codecs)."""
+    """Return the ``zarr.json`` of an array (zarr v3 core; sharding_indexed, blosc, vlen-utf8); ``codec`` of the recipe."""
     if plan.document is not None:
         return dict(plan.document)
-    inner = _inner_codecs(plan, codec)
+    inner = _inner_codecs(plan, codec.of(plan.path))
     if plan.shards:
         index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
         sharding = {"chunk_shape": list(plan.chunks), "codecs": inner, "index_codecs": index, "index_location": "end"}

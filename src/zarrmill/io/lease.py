@@ -21,7 +21,7 @@ from typing import Any
 
 from zarrmill.errors import StoreError
 from zarrmill.io import bucket as buckets
-from zarrmill.io.logs import structlog
+from zarrmill.io.logs import logger
 from zarrmill.model import Json
 
 _OWN = 0.8
@@ -110,7 +110,7 @@ class Lease:
             self.check()
             self._put(self._generation, released=True)
         except _troubles() as error:
-            structlog.get_logger().warning("lease not released, it ends by itself", place=self.place, reason=str(error))
+            logger().warning("lease not released, it ends by itself", place=self.place, reason=str(error))
 
     def remove(self) -> None:
         """Remove lease and journal: the store is sealed. Without the right to delete they stay, which does no harm."""
@@ -121,7 +121,7 @@ class Lease:
                 client.delete_object(Bucket=self._bucket, Key=key)
             self._removed = True
         except buckets.failures() as error:
-            structlog.get_logger().warning("journal not removed", place=self.place, reason=str(error))
+            logger().warning("journal not removed", place=self.place, reason=str(error))
 
     def _stop(self) -> None:
         self._end.set()
@@ -202,7 +202,7 @@ class Lease:
                     self._put(self._generation)
             except _troubles() as error:
                 self._is_new = True
-                structlog.get_logger().warning("lease not renewed, tried again", place=self.place, reason=str(error)[:300])
+                logger().warning("lease not renewed, tried again", place=self.place, reason=str(error)[:300])
         if self._lost and self._on_lost is not None:
             self._on_lost(f"{self.place}: {self._lost}")
 

@@ -7,7 +7,7 @@ Rows come from the compressed chunks of one chunk row at a time. Blosc can decod
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numcodecs
@@ -79,6 +79,10 @@ class Rows(Protocol):
         """Return rows ``start`` to ``stop`` of one plane, shape ``(stop - start, width)``, in the source's dtype."""
         ...
 
+    def read_beside(self, plane: int, start: int, stop: int) -> list[NDArray[Any]]:
+        """Return the same rows as one or several arrays that lie side by side; nothing is copied to join them."""
+        ...
+
 
 def open_rows(
     objects: Objects, tree: SourceTree, array: SourceArray, on_missing: Missing, columns: tuple[int, int] | None = None
@@ -120,19 +124,31 @@ class ChunkRows:
 
     def read(self, plane: int, start: int, stop: int) -> NDArray[Any]:
         height, (first, last) = self._array.shape[-2], self._columns
-        chunk_y, chunk_x = self._array.chunks[-2:]
-        out = np.empty((min(stop, height) - start, last - first), self._array.dtype)
+        chunk_y, stop = self._array.chunks[-2], min(stop, height)
+        out = np.empty((stop - start, last - first), self._array.dtype)
         position = start
-        while position < min(stop, height):
-            row = position // chunk_y
-            end = min(stop, height, (row + 1) * chunk_y)
-            self._load(plane, row)
-            for column, piece in enumerate(self._pieces, first // chunk_x):
-                left, right = column * chunk_x - first, min((column + 1) * chunk_x, last) - first
-                part = self.decode(piece, plane, row, column, position - row * chunk_y, end - row * chunk_y)
-                out[position - start : end - start, left:right] = part[:, : right - left]
+        while position < stop:
+            end, left = min(stop, (position // chunk_y + 1) * chunk_y), 0
+            for part in self._parts(plane, position, end):
+                out[position - start : end - start, left : left + part.shape[1]] = part
+                left += part.shape[1]
             position = end
         return out
+
+    def read_beside(self, plane: int, start: int, stop: int) -> list[NDArray[Any]]:
+        chunk_y, stop = self._array.chunks[-2], min(stop, self._array.shape[-2])
+        if start // chunk_y != (stop - 1) // chunk_y:
+            return [self.read(plane, start, stop)]
+        return list(self._parts(plane, start, stop))
+
+    def _parts(self, plane: int, start: int, stop: int) -> Iterator[NDArray[Any]]:
+        """Yield rows that lie in one row of chunks, chunk by chunk."""
+        (first, last), (chunk_y, chunk_x) = self._columns, self._array.chunks[-2:]
+        row = start // chunk_y
+        self._load(plane, row)
+        for column, piece in enumerate(self._pieces, first // chunk_x):
+            part = self.decode(piece, plane, row, column, start - row * chunk_y, stop - row * chunk_y)
+            yield part[:, : last - column * chunk_x]
 
     def _load(self, plane: int, row: int) -> None:
         leading = self._array.chunks[:-2]
@@ -250,6 +266,9 @@ class _ZarrRows:
             out[position - start : end - start] = self._rows[position - row * chunk_y : end - row * chunk_y]
             position = end
         return out
+
+    def read_beside(self, plane: int, start: int, stop: int) -> list[NDArray[Any]]:
+        return [self.read(plane, start, stop)]
 
     def _fetch(self, plane: int, start: int, stop: int) -> NDArray[Any]:
         lead = tuple(int(i) for i in np.unravel_index(plane, self._array.shape[:-2])) if self._array.shape[:-2] else ()

@@ -25,7 +25,7 @@ from typing import IO
 
 from zarrmill.config import Source
 from zarrmill.errors import CapacityError, SourceError
-from zarrmill.io.logs import structlog
+from zarrmill.io.logs import logger
 from zarrmill.io.objects import MissingObjectError, Objects
 from zarrmill.io.places import write_error
 from zarrmill.io.source import parse_tree, product_keys, read_metadata
@@ -117,7 +117,7 @@ class _Cache:
             raise
         n_bytes = sum(one.n_bytes for one in found)
         wall_s = round(time.monotonic() - started, 1)
-        structlog.get_logger().info("staged", href=objects.href, n_objects=len(found), n_bytes=n_bytes, wall_s=wall_s)
+        logger().info("staged", href=objects.href, n_objects=len(found), n_bytes=n_bytes, wall_s=wall_s)
         self.make_room()
 
     def _fetch_all(self, objects: Objects, keys: Sequence[str], part: Path) -> list[_Fetched]:
@@ -178,7 +178,7 @@ class _Cache:
                 text = f"{part}: no room for {n_bytes / 1e9:.1f} GB within {_WAIT_ROOM_S:g} s; raise source.staging.max_gb"
                 raise CapacityError(text, kind="disk")
             if not told:
-                structlog.get_logger().info("waits for room", folder=str(self._root), n_bytes=n_bytes)
+                logger().info("waits for room", folder=str(self._root), n_bytes=n_bytes)
             told = True
             time.sleep(_WAIT_S)
 

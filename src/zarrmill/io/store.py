@@ -144,13 +144,12 @@ class StoreWriter:
 
     def clear(self, keep: Iterable[str]) -> None:
         """Remove every object but ``keep``: leftovers of attempts that did not finish. Never called on a sealed store."""
-        kept = set(keep)
+        kept, start = set(keep), len(str(self.path)) + 1
         with translated(self.path):
             for folder, _, names in os.walk(self.path, topdown=False):
-                for name in names:
-                    path = Path(folder, name)
-                    if path.relative_to(self.path).as_posix() not in kept:
-                        path.unlink()
+                for path in (os.path.join(folder, name) for name in names):
+                    if path[start:] not in kept:
+                        os.unlink(path)
                 if not os.listdir(folder):
                     os.rmdir(folder)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from zarrmill.errors import StoreError
 from zarrmill.io import bucket as buckets
-from zarrmill.io.logs import structlog
+from zarrmill.io.logs import logger
 from zarrmill.io.written import Written
 
 
@@ -237,14 +237,14 @@ def abort_open(bucket: str, prefix: str) -> None:
         pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=f"{prefix}/")
         left = [(item["Key"], item["UploadId"]) for page in pages for item in page.get("Uploads", ())]
     except buckets.failures() as error:
-        structlog.get_logger().warning("open uploads not listed", place=place, reason=str(error)[:300])
+        logger().warning("open uploads not listed", place=place, reason=str(error)[:300])
         return
     for key, upload_id in left:
         try:
             client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload_id)
         except buckets.failures() as error:
             if buckets.reason_of(error)[0] != "absent":
-                structlog.get_logger().warning("open uploads not aborted", place=place, n=len(left), first=key)
+                logger().warning("open uploads not aborted", place=place, n=len(left), first=key)
                 return
 
 

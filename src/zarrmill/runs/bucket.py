@@ -8,9 +8,9 @@ from zarrmill.core.bucket_rules import Kept, Rule, Rules, dangers, differs, kept
 from zarrmill.errors import ConfigError, StoreError, UnknownStateError
 from zarrmill.io import bucket as buckets
 from zarrmill.io.bucket_rules import KINDS, enable_versioning, overwrites, read_list, read_versioning, write_list
-from zarrmill.io.logs import structlog
+from zarrmill.io.logs import logger
 
-log = structlog.get_logger(__name__)
+log = logger()
 
 _TWO_WRITERS = "two processes could write one store or drive one run at a time"
 

@@ -198,12 +198,9 @@ class _Conversion:
         self._finished = self._writer.finished(self._identity)
         self._objects.watch(self._saw)
         self._findings.update(finding for entry in self._finished.values() for finding in entry.findings)
-        written = self._write_pixels()
+        documents = self._documents()
+        written = self._write(documents, recipe.pixels)
         meter.step("pixels")
-        small, documents = SmallObjects(self._writer, self._finished), self._documents()
-        written += self._write_copies(small, recipe.pixels)
-        written += self._write_coordinates(small)
-        written += [small.write(f"{path}/zarr.json", _json(node)) for path, node in sorted(documents.items())]
         digest = tree_digest((item.key, item.n_bytes, item.sha256) for item in written)
         self._check_source()
         self._writer.seal(_json(self._root(documents, product, recipe, digest)), written)
@@ -234,12 +231,16 @@ class _Conversion:
         _, raw = read_metadata(self._objects)
         _check_fingerprint(self._objects, hashlib.sha256(raw).hexdigest(), self._tree.fingerprint)
 
-    def _write_pixels(self) -> list[Written]:
-        """Write every raster, largest first, one worker a raster; the first failure stops the others."""
+    def _write(self, documents: Mapping[str, dict[str, Any]], pixels: Pixels) -> list[Written]:
+        """Write everything but the root: every raster, largest first, one worker a raster, and at last what is small.
+
+        The first failure stops the others.
+        """
         written = [item for tasks in image_groups(self._plan.rasters) for item in self._images(tasks)]
         with ThreadPoolExecutor(self._workers) as pool:
             futures = [pool.submit(self._raster, task) for task in self._plan.rasters if task.warp is None]
             futures += [pool.submit(self._take, taken) for taken in self._plan.taken]
+            futures.append(pool.submit(self._write_small, documents, pixels))
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             if any(future.exception() for future in done):
                 self._stop.set()
@@ -305,7 +306,7 @@ class _Conversion:
                 bottom = min(top + step, rows)
                 stripes = images.read(slice(top, bottom), slice(left, right))
                 parts = chain.from_iterable(run(lambda pair: _outputs(*pair), zip(stripes, tasks, strict=True)))
-                puts = [(sink, part, top // f, left // f) for (f, sink), part in zip(outputs, parts, strict=True)]
+                puts = [(sink, [part], top // f, left // f) for (f, sink), part in zip(outputs, parts, strict=True)]
                 list(run(lambda put: put[0].put(*put[1:]), puts))
                 self._advance(share * bottom // rows - share * top // rows)
 
@@ -322,9 +323,13 @@ class _Conversion:
         rows = open_rows(self._objects, self._tree, task.source, partial(self._missing, task), band)
         for start in range(begin, height, step):
             self._go_on()
-            stripe = rows.read(plane, start, min(start + step, height))
-            for (factor, sink), part in zip(outputs, _outputs(stripe, task), strict=True):
-                sink.put(part, start // factor, band[0] // factor)
+            stop = min(start + step, height)
+            if [factor for factor, _ in outputs] == [1]:
+                parts = [rows.read_beside(plane, start, stop)]
+            else:
+                parts = [[part] for part in _outputs(rows.read(plane, start, stop), task)]
+            for (factor, sink), blocks in zip(outputs, parts, strict=True):
+                sink.put(blocks, start // factor, band[0] // factor)
             self._advance(share * min(start + step, height) // height - share * start // height)
 
     def _missing(self, task: RasterTask | Taken, key: str) -> None:
@@ -346,6 +351,11 @@ class _Conversion:
         with self._lock:
             self._done += n_bytes
             self._on_progress(self._done, self._total)
+
+    def _write_small(self, documents: Mapping[str, dict[str, Any]], pixels: Pixels) -> list[Written]:
+        small = SmallObjects(self._writer, self._finished)
+        written = self._write_copies(small, pixels) + self._write_coordinates(small)
+        return written + [small.write(f"{path}/zarr.json", _json(node)) for path, node in sorted(documents.items())]
 
     def _write_copies(self, small: SmallObjects, pixels: Pixels) -> list[Written]:
         written = []

@@ -30,7 +30,7 @@ from zarrmill.errors import ConfigError, SourceError, UnknownStateError
 from zarrmill.io.builds import Builds, drop_receipts, latest_failure, older_build, read_builds
 from zarrmill.io.catalog import Listed, read_catalogue
 from zarrmill.io.listing import Listing
-from zarrmill.io.logs import structlog
+from zarrmill.io.logs import logger
 from zarrmill.io.manifest import by_key, read_manifest, write_manifest
 from zarrmill.io.objects import Objects
 from zarrmill.io.places import together
@@ -43,7 +43,7 @@ from zarrmill.prices import Prices, euros, load_prices
 
 __all__ = ["PlanResult", "count_days", "merge_plan", "plan", "print_plan", "write_plan"]
 
-log = structlog.get_logger(__name__)
+log = logger()
 
 N_READERS = 16
 """Sources and stores that are asked at once."""

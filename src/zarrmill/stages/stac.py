@@ -24,7 +24,7 @@ from zarrmill.errors import ConfigError, ConformanceError, StoreError
 from zarrmill.io.bucket import storage_scheme
 from zarrmill.io.geoparquet import write_items
 from zarrmill.io.listing import Listing
-from zarrmill.io.logs import structlog
+from zarrmill.io.logs import logger
 from zarrmill.io.objects import MissingObjectError, Objects, local_path
 from zarrmill.io.places import Place, together
 from zarrmill.io.record import dumps
@@ -34,7 +34,7 @@ from zarrmill.io.thumbnail import render_png
 from zarrmill.model import ConvertReceipt, Json, PlanRecord, Product, ValidationReport, Verdict
 
 _PARQUET = "application/vnd.apache.parquet"
-log = structlog.get_logger()
+log = logger()
 
 
 def stac(
