@@ -28,7 +28,7 @@ def test_a_job_imports_no_large_library_before_it_needs_it(stage):
 
 
 def test_what_the_log_library_does_without_is_there_for_others():
-    code = "import zarrmill.io.logs, rich.console; print(rich.console.Console.__name__)"
+    code = "from zarrmill.io.logs import logger; logger(); import rich.console; print(rich.console.Console.__name__)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "Console\n"
 
 
@@ -44,3 +44,19 @@ print(rasterio.session.boto3 is boto3, "dask.array" in sys.modules, xarray.DataA
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "False", "3"]
+
+
+def test_a_driver_records_and_passes_on_parameters_without_pandas():
+    code = """
+import sys
+from zarrmill.io.process import spare_imports
+spare_imports("pandas", "polars")
+from snakemake.iocontainers import Params, Snakemake
+from snakemake.persistence import PersistenceBase
+kind = type("Persistence", (PersistenceBase,), dict.fromkeys(PersistenceBase.__abstractmethods__))
+recorded, passed = object.__new__(kind), object.__new__(Snakemake)
+passed._safely_store_params(Params(toclone=["text", 1]))
+print(recorded._serialize_param("text"), *passed.params, sys.modules["pandas"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["'text'", "text", "1", "None"]

@@ -6,10 +6,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from snakemake import common, persistence
+from snakemake import common
 from snakemake.scheduling import job_scheduler
 
-from zarrmill.io.scheduling import PARAMETERS, ask_no_sizes, know_parameters, take_no_tables
+from zarrmill.io.scheduling import PARAMETERS, ask_no_sizes, know_parameters
 
 
 def scheduler(method: Any) -> ModuleType:
@@ -60,21 +60,3 @@ def test_without_a_place_for_them_functions_stay_as_they_are() -> None:
 
     know_parameters(ModuleType("common"), memory)
     assert not vars(memory)
-
-
-def test_parameters_are_written_as_snakemake_writes_them() -> None:
-    published = persistence.PersistenceBase
-    kind = type("Persistence", (published,), dict.fromkeys(published.__abstractmethods__))
-    module = ModuleType("persistence")
-    module.PersistenceBase = kind  # type: ignore[attr-defined]
-    take_no_tables(module)
-    found: Any = object.__new__(kind)
-    for value in ("a b", 1, 0.5, True, None, b"x", {"b", "a"}, object()):
-        assert found._serialize_param(value) == published._serialize_param_pandas(found, value)
-
-
-def test_another_persistence_is_left_as_it_is() -> None:
-    module = ModuleType("persistence")
-    module.PersistenceBase = type("PersistenceBase", (), {"_serialize_param": 1})  # type: ignore[attr-defined]
-    take_no_tables(module)
-    assert module.PersistenceBase._serialize_param == 1

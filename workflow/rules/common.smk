@@ -5,7 +5,6 @@ import signal
 import sys
 
 import snakemake.common as snakemake_common
-import snakemake.persistence as snakemake_persistence
 import snakemake.scheduling.job_scheduler as snakemake_scheduler
 import snakemake.script as snakemake_script
 from snakemake.exceptions import WorkflowError
@@ -20,9 +19,9 @@ from zarrmill.io.lock import RunLock
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.objects import local_path
 from zarrmill.io.pods import fence_executor
-from zarrmill.io.process import spare_collector, tell
+from zarrmill.io.process import spare_collector, spare_imports, tell
 from zarrmill.io.progress import remove_finished
-from zarrmill.io.scheduling import ask_no_sizes, know_parameters, take_no_tables
+from zarrmill.io.scheduling import ask_no_sizes, know_parameters
 from zarrmill.io.scripts import read_once
 from zarrmill.io.session import begin_session
 from zarrmill.io.state import State
@@ -36,6 +35,9 @@ def stop(error):
 
 
 spare_collector()
+spare_imports(
+    "pandas", "polars"
+)  # Snakemake asks whether parameters are tables of theirs; ours are text
 
 if workflow.is_main_process:
     begin_session()
@@ -56,7 +58,6 @@ try:
     fence_executor(ended=note_ended)
     read_once(snakemake_script)
     ask_no_sizes(snakemake_scheduler)
-    take_no_tables(snakemake_persistence)
     ROOT = target_root(
         STATE, SETTINGS.state_root, workflow.storage_settings.default_storage_prefix
     )

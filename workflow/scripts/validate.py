@@ -8,8 +8,10 @@ from zarrmill.model import ConvertReceipt
 
 if __name__ == "__main__" and "snakemake" in globals():
     with product_job("validate", plan=snakemake.input.plan, config=snakemake.config, log=snakemake.log.text) as job:
-        spare_imports("dask")
+        from zarrmill.io.readers import SPARED
         from zarrmill.stages.validate import validate
+
+        spare_imports(*SPARED)
 
         receipt = read_record(ConvertReceipt, place_of(snakemake.input.receipt))
         report = validate(

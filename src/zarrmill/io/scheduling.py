@@ -4,9 +4,6 @@
   is a request: with 250 products that are ready and one that ends, 250. Sizes only order jobs with temporary inputs and jobs that
   are alike; ours read records of a few kilobytes.
 * Parameters of the functions that rules call: for each call, which is a twelfth of the seconds of a dry run.
-
-And what it need not find out: whether a parameter of a job is a table of pandas, which it imports to ask (0.2 s of every driver
-and every pod). Ours are text.
 """
 
 import inspect
@@ -43,13 +40,3 @@ def know_parameters(common: ModuleType, *functions: Callable[..., Any]) -> None:
         return
     for function in functions:
         keep(function, inspect.signature(function).parameters)
-
-
-def take_no_tables(persistence: ModuleType) -> None:
-    """Let parameters of jobs be recorded and compared without pandas; other values than its tables are written the same.
-
-    Args: persistence: the module ``snakemake.persistence``.
-    """
-    kind: Any = persistence.PersistenceBase
-    if hasattr(kind, "_serialize_param") and hasattr(kind, "_serialize_param_builtin"):
-        kind._serialize_param = property(lambda self: self._serialize_param_builtin)
