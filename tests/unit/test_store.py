@@ -97,6 +97,18 @@ def test_zarr_python_reads_what_was_written(
     assert {item.key for item in written} | {"a/zarr.json"} == set(objects_of(path))
 
 
+@pytest.mark.parametrize(("dtype", "fill"), [("u1", 0), ("<u2", 7), ("<i2", -3), ("?", True), ("<f4", 1.5), ("<f4", "NaN")])
+@pytest.mark.parametrize("place", [None, 0, 5, 11])
+@pytest.mark.parametrize("other", [0, 1, 9])
+def test_a_chunk_is_left_out_only_where_every_value_is_the_fill_value(tmp_path, dtype, fill, place, other):
+    values = np.full((3, 4), np.nan if fill == "NaN" else fill, dtype)
+    same = values.copy()
+    if place is not None:
+        values.flat[place] = other
+    written = write_planes(StoreWriter(tmp_path / "s.zarr", Codec()), plan_of(values, 4, None, fill), values, rows=3)
+    assert bool(written) != np.array_equal(values, same, equal_nan=same.dtype.kind == "f")
+
+
 def test_an_array_has_the_level_of_the_first_pattern_that_matches(tmp_path):
     codec = Codec(clevel=3, blocksize=0, clevels={"a/b*": 9, "a/*": 1})
     values = np.random.default_rng(0).integers(0, 50, (64, 64), "<u2")
@@ -111,6 +123,16 @@ def test_an_array_has_the_level_of_the_first_pattern_that_matches(tmp_path):
 def test_a_recipe_without_other_levels_has_the_name_that_it_had():
     assert "clevels" not in Pixels().model_dump(mode="json")["codec"]
     assert Pixels(codec=Codec(clevels={"a/*": 1})).digest() != Pixels(codec=Codec(clevel=1)).digest() != Pixels().digest()
+
+
+def test_what_attempts_left_is_removed_before_the_root_comes(tmp_path):
+    writer = StoreWriter(tmp_path / "s.zarr", Codec())
+    kept = [writer.write("a/zarr.json", b"{}"), writer.write("a/c/0/0", b"1")]
+    for key in ("a/c/0/1", "a/c/0/2.part", "gone/b/zarr.json"):
+        writer.write(key, b"left")
+    writer.seal(b"{}", kept)
+    assert set(objects_of(writer.path)) == {"zarr.json", "a/zarr.json", "a/c/0/0"}
+    assert not (writer.path / "gone").exists()
 
 
 class WholeOnly(StoreWriter):

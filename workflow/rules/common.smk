@@ -35,9 +35,8 @@ def stop(error):
 
 
 spare_collector()
-spare_imports(
-    "pandas", "polars"
-)  # Snakemake asks whether parameters are tables of theirs; ours are text
+# Snakemake asks whether parameters are tables of these two; ours are text.
+spare_imports("pandas", "polars")
 
 if workflow.is_main_process:
     begin_session()

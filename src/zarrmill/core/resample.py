@@ -47,7 +47,8 @@ def average_levels(stripe: Stripe, factors: Sequence[int], nodata: int | None = 
             (reflectance zero) too. None: every value is valid.
     Returns: arrays of the stripe's dtype; halves round to even; ``nodata`` only where no pixel of the block is valid.
     """
-    valid = stripe != nodata if nodata is not None and (nodata or not stripe.min()) else np.ones((), bool)
+    # The least value tells soonest that none is 0.
+    valid = np.array(True) if nodata is None or (nodata == 0 and stripe.min() > 0) else stripe != nodata
     complete = bool(valid.all())
     values: NDArray[np.unsignedinteger] = stripe if complete or nodata == 0 else np.where(valid, stripe, 0).astype(stripe.dtype)
     sums: dict[int, NDArray[np.unsignedinteger]] = {1: values}

@@ -330,7 +330,7 @@ class _Conversion:
                 parts = [[part] for part in _outputs(rows.read(plane, start, stop), task)]
             for (factor, sink), blocks in zip(outputs, parts, strict=True):
                 sink.put(blocks, start // factor, band[0] // factor)
-            self._advance(share * min(start + step, height) // height - share * start // height)
+            self._advance(share * stop // height - share * start // height)
 
     def _missing(self, task: RasterTask | Taken, key: str) -> None:
         if task.mandatory:
