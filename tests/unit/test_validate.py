@@ -174,7 +174,7 @@ def test_stripes_cover_every_pixel_once_and_cut_no_cell(
     monkeypatch.setattr("zarrmill.core.checks_values.BAND_PX", band_px)
     array = Memory(np.zeros(shape, np.uint16), shape)
     seen = np.zeros(shape, int)
-    for region in stripes(array, cell=6, chunk=(15, 10), share=share):
+    for region in stripes(array, cell=6, heights=(15,), width=10, share=share):
         seen[region] += 1
         assert all(s.start % 6 == 0 for s in region[-2:])
         assert all(s.start % 30 == 0 for s in region[1:][-1:])
@@ -186,7 +186,7 @@ def test_stripes_end_with_chunks_where_they_fit(monkeypatch: pytest.MonkeyPatch)
     array = Memory(np.zeros((90, 10), np.uint16), (15, 10))
     for rows, height in ((60, 60), (59, 30), (29, 24), (5, 6)):  # cells of 6, chunks of 15: 30 and 60 suit both
         monkeypatch.setattr("zarrmill.core.checks_values.STRIPE_BYTES", rows * 20)
-        assert next(stripes(array, cell=6, chunk=(15, 10)))[0] == slice(0, height)
+        assert next(stripes(array, cell=6, heights=(15,), width=10))[0] == slice(0, height)
 
 
 def test_sample_is_seeded_and_never_empty() -> None:

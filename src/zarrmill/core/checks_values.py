@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Protocol
@@ -111,8 +111,9 @@ class Job:
         cell = math.lcm(*(level.factor for level in self.levels))
         natives = [array.inner[-2:] for array in (self.base, self.native) if array]
         levels = [level.factor * level.array.inner[-1] for level in self.levels if level.array.inner[-1] < level.array.shape[-1]]
-        chunk = (math.lcm(*(inner[0] for inner in natives)), math.lcm(*(inner[1] for inner in natives), *levels))
-        return list(stripes(self.base, cell, chunk, share))
+        width = math.lcm(*(inner[1] for inner in natives), *levels)
+        heights = (math.lcm(*(inner[0] for inner in natives)), natives[-1][0])
+        return list(stripes(self.base, cell, heights, width, share))
 
     @property
     def cost_bytes(self) -> int:
@@ -164,26 +165,25 @@ def _item_bytes(array: Readable) -> int:
     return max(array.n_bytes // max(n_items, 1), 1)
 
 
-def stripes(array: Readable, cell: int = 1, chunk: tuple[int, int] = (1, 1), share: float = 1.0) -> Iterator[Region]:
+def stripes(array: Readable, cell: int = 1, heights: Sequence[int] = (), width: int = 1, share: float = 1.0) -> Iterator[Region]:
     """Cut an array into stripes of up to ``STRIPE_BYTES`` where a cell is not higher, in bands of up to ``BAND_PX`` columns.
 
-    Args: cell: both sides are multiples of this, but for the last ones; chunk: the width is a multiple of this too, the height
-    where that fits; share: of the rows, the height of a stripe when less than all will be read.
+    Args: cell: both sides are multiples of this, but for the last ones; heights: the height is a multiple of the first of these
+    that fits; width: the width is a multiple of this; share: of the rows, the height of a stripe when less than all will be read.
     """
     shape, item = array.shape, _item_bytes(array)
     lead = max(len(shape) - 2, 0)
     if 0 in shape or not shape or (lead and math.prod(shape) * item <= STRIPE_BYTES):
         yield tuple(slice(0, n) for n in shape)
         return
-    height, width = (*shape[lead:], 1)[:2]
-    unit = math.lcm(cell, chunk[1])
-    bands = _cut(width, max(BAND_PX // unit, 1) * unit)
+    n_rows, n_columns = (*shape[lead:], 1)[:2]
+    unit = math.lcm(cell, width)
+    bands = _cut(n_columns, max(BAND_PX // unit, 1) * unit)
     room = max(STRIPE_BYTES // (bands[0].stop * item), 1)
-    unit = math.lcm(cell, chunk[0])
     if share < 1:
-        room, unit = min(room, int(share * height)), cell
-    unit = unit if unit <= room else cell
-    rows = _cut(height, max(room // unit, 1) * unit)
+        room, heights = min(room, int(share * n_rows)), ()
+    unit = next((unit for height in heights if (unit := math.lcm(cell, height)) <= room), cell)
+    rows = _cut(n_rows, max(room // unit, 1) * unit)
     for place in product(*map(range, shape[:lead])):
         for band, row in product(bands, rows):
             yield (*(slice(i, i + 1) for i in place), row, *([band] if len(shape) > 1 else []))

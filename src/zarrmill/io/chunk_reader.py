@@ -47,18 +47,24 @@ class ChunkError(ValueError):
 class ChunkReader:
     """Reads one array; the compressed chunks of the last region are kept, for the next one often needs more of them."""
 
-    def __init__(self, objects: ByteReader, layout: ChunkLayout, sizes: Mapping[str, int] | None, ahead: bool) -> None:
-        """``sizes``: bytes of every object where they are known; ``ahead``: the array is read from its begin to its end."""
-        self._objects, self.layout, self._sizes = objects, layout, sizes
-        self._ahead_bytes = AHEAD_BYTES if ahead else 0
+    def __init__(
+        self, objects: ByteReader, layout: ChunkLayout, sizes: Mapping[str, int] | None, ahead: bool, near: bool = False
+    ) -> None:
+        """Begin.
+
+        Args: sizes: bytes of every object where they are known; ahead: the array is read from its begin to its end; near: its
+        objects lie on this machine, nothing is gained by fetching more of them than is needed.
+        """
+        self._objects, self.layout, self._sizes, self._ahead = objects, layout, sizes, ahead
+        self._ahead_bytes = AHEAD_BYTES if ahead and not near else 0
+        self._keeps = ahead and 0 < layout.chunk_bytes <= SMALL_BYTES
         self._pieces: dict[Index, _Piece | None] = {}
-        self._shards: dict[Index, NDArray[np.uint64] | None] = {}
+        self._shards: dict[Index, list[list[int]] | None] = {}
 
     @property
     def keeps(self) -> bool:
         """Whether decoded chunks are kept for the next region, not only compressed ones."""
-        small = self.layout.chunk_bytes <= SMALL_BYTES and self._ahead_bytes > 0
-        return small or self.layout.compressor not in (None, "blosc")
+        return self._keeps or self.layout.compressor not in (None, "blosc")
 
     def read(self, region: Region) -> Values:
         """Return the values of a region; a chunk that is not there reads as fill value.
@@ -80,22 +86,14 @@ class ChunkReader:
 
         Raises: as ``read``, on the way.
         """
-        layout = self.layout
-        spans = [range(s.start // c, -(-s.stop // c)) for s, c in zip(region, layout.inner, strict=True)]
-        indexes = list(product(*spans))
+        cells = list(product(*map(_along, region, self.layout.inner)))
+        indexes = [tuple(i for i, _, _ in cell) for cell in cells]
         pieces = self._load(indexes)
-        if not self._ahead_bytes or all(s.stop == n for s, n in zip(region, layout.shape, strict=True)):
+        if not self._ahead or all(s.stop == n for s, n in zip(region, self.layout.shape, strict=True)):
             self._pieces, self._shards = {}, {}  # nothing comes after it
-        for index in indexes:
-            inside = self._inside(index, region)
-            origins = [i * c - s.start for i, c, s in zip(index, layout.inner, region, strict=True)]
-            place = tuple(slice(o + s.start, o + s.stop) for o, s in zip(origins, inside, strict=True))
+        for index, cell in zip(indexes, cells, strict=True):
+            inside, place = tuple(inside for _, inside, _ in cell), tuple(place for _, _, place in cell)
             yield place, self._values(index, pieces[index], inside)
-
-    def _inside(self, index: Index, region: Region) -> Region:
-        """Return the part of a region that lies in one chunk, counted in the chunk."""
-        edges = zip(index, self.layout.inner, region, strict=True)
-        return tuple(slice(max(s.start - i * c, 0), min(s.stop - i * c, c)) for i, c, s in edges)
 
     def _load(self, indexes: list[Index]) -> "dict[Index, _Piece | None]":
         """Find the chunks of a region and forget those that it does not need."""
@@ -114,7 +112,7 @@ class ChunkReader:
 
     def _object_piece(self, index: Index) -> "_Piece":
         key = self.layout.key(index)
-        return _Piece(self._objects, key, 0, None, self.layout, self._ahead_bytes)
+        return _Piece(self._objects, key, 0, None, self.layout, self._ahead_bytes, self._keeps)
 
     def _shard_pieces(self, shard: Index, per: list[int], indexes: list[Index]) -> "dict[Index, _Piece | None]":
         """Return the inner chunks of one shard, with their bytes when they are small."""
@@ -127,11 +125,11 @@ class ChunkReader:
         pieces: dict[Index, _Piece | None] = {}
         small: list[_Piece] = []
         for index in indexes:
-            offset, length = map(int, table[np.ravel_multi_index([i % n for i, n in zip(index, per, strict=True)], per)])
+            offset, length = table[_flat([i % n for i, n in zip(index, per, strict=True)], per)]
             if offset == length == _ABSENT:
                 pieces[index] = None
                 continue
-            piece = _Piece(self._objects, key, offset, length, self.layout, self._ahead_bytes)
+            piece = _Piece(self._objects, key, offset, length, self.layout, self._ahead_bytes, self._keeps)
             pieces[index] = piece
             small += [piece] if length <= SMALL_BYTES else []
         small.sort(key=lambda piece: piece.offset)
@@ -140,7 +138,7 @@ class ChunkReader:
             piece.give(data)
         return pieces
 
-    def _shard_index(self, key: str, n_chunks: int) -> NDArray[np.uint64] | None:
+    def _shard_index(self, key: str, n_chunks: int) -> list[list[int]] | None:
         """Return offset and length of every chunk of a shard, None when the shard is not there."""
         length = 16 * n_chunks + 4
         if self._sizes is not None and key not in self._sizes:
@@ -159,15 +157,15 @@ class ChunkReader:
         there = table[(table != _ABSENT).any(axis=1)]
         if (there > size).any() or (there.sum(axis=1) > size).any():
             raise ChunkError(f"shard {key}: its index points behind its end")
-        return table
+        places: list[list[int]] = table.tolist()
+        return places
 
     def _values(self, index: Index, piece: "_Piece | None", inside: Region) -> Values:
         """Return a part of one chunk: what is contiguous is decoded, all behind the first axis that is not one wide; then cut."""
         layout, shape = self.layout, tuple(s.stop - s.start for s in inside)
         axis = next((a for a, n in enumerate(shape) if n != 1), max(len(shape) - 1, 0))
         row = math.prod(layout.inner[axis + 1 :])
-        starts = [s.start for s in inside[: axis + 1]]
-        start = int(np.ravel_multi_index(starts, layout.inner[: axis + 1])) * row if starts else 0
+        start = _flat([s.start for s in inside[: axis + 1]], layout.inner) * row
         try:
             values = piece.items(start, start + (shape[axis] * row if shape else 1)) if piece else None
         except MissingObjectError:
@@ -180,16 +178,33 @@ class ChunkReader:
         return values.reshape(-1, *layout.inner[axis + 1 :])[(slice(None), *rest)].reshape(shape)
 
 
+def _along(side: slice, chunk: int) -> list[tuple[int, slice, slice]]:
+    """Return the chunks along one side of a region: index, the part that lies in the chunk, and its place in the region."""
+    out = []
+    for i in range(side.start // chunk, -(-side.stop // chunk)):
+        origin = i * chunk - side.start
+        start, stop = max(-origin, 0), min(side.stop - i * chunk, chunk)
+        out.append((i, slice(start, stop), slice(origin + start, origin + stop)))
+    return out
+
+
+def _flat(index: Sequence[int], shape: Sequence[int]) -> int:
+    """Return the place in C order of an index into the first axes of a shape."""
+    place = 0
+    for i, n in zip(index, shape, strict=False):
+        place = place * n + i
+    return place
+
+
 class _Piece:
     """One compressed chunk: an object, or a part of a shard."""
 
     def __init__(
-        self, objects: ByteReader, key: str, offset: int, length: int | None, layout: ChunkLayout, ahead_bytes: int
+        self, objects: ByteReader, key: str, offset: int, length: int | None, layout: ChunkLayout, ahead_bytes: int, keeps: bool
     ) -> None:
         self._objects, self._key, self._layout = objects, key, layout
         self.offset, self.length = offset, length
-        self._ahead_bytes = ahead_bytes
-        self._keeps = 0 < layout.chunk_bytes <= SMALL_BYTES and ahead_bytes > 0
+        self._ahead_bytes, self._keeps = ahead_bytes, keeps
         self._at, self._data = 0, b""
         self._frame: Frame | None = None
         self._decoded: Values | None = None
@@ -247,9 +262,9 @@ class _Piece:
         return found
 
     def _take(self, start: int, stop: int, size: int) -> memoryview:
-        """Return compressed bytes of a chunk of ``size``; what was fetched is kept from ``start`` on and not fetched again."""
+        """Return compressed bytes of a chunk of ``size``; what was fetched ahead is kept from ``start`` on, not fetched again."""
         if start < self._at or stop > self._at + len(self._data):
-            kept = self._data[start - self._at :] if start >= self._at else b""
+            kept = self._data[start - self._at :] if start >= self._at and self._ahead_bytes else b""
             behind = start + len(kept)
             self._fetch(behind, min(max(stop - behind, self._ahead_bytes), size - behind))
             self._at, self._data = start, kept + self._data if kept else self._data

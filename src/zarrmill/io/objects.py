@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from zarrmill.errors import SourceError, hidden
@@ -43,7 +43,7 @@ class Objects:
     retries: int = 4
     """Further tries of a request that failed in a way that may pass."""
 
-    @property
+    @cached_property
     def local(self) -> Path | None:
         """Folder on this machine, or None for a remote address."""
         return local_path(self.href)
@@ -127,8 +127,8 @@ class Objects:
         Raises: as ``get``.
         """
         if self.local is not None:
-            with _Translated(f"{self.href}/{key}"), (self.local / key).open("rb", buffering=0) as stream:
-                return [_read_at(stream, start, length) for start, length in ranges]
+            with _Translated(f"{self.href}/{key}"):
+                return _read_at(f"{self.local}/{key}", ranges)
         from obstore.exceptions import NotSupportedError
 
         with _Translated(f"{self.href}/{key}"):
@@ -391,9 +391,12 @@ def local_path(href: str) -> Path | None:
     return None if "://" in href else Path(href)
 
 
-def _read_at(stream: IO[bytes], start: int, length: int) -> bytes:
-    stream.seek(start)
-    return stream.read(length)
+def _read_at(path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return [os.pread(file, length, start) for start, length in ranges]
+    finally:
+        os.close(file)
 
 
 class _Translated:

@@ -224,7 +224,7 @@ def open_array(
     layout = layout_v3(path, document)
     names = document.get("dimension_names")
     dims = tuple(str(name) for name in names) if isinstance(names, list) else ()
-    direct = ChunkReader(read, layout, sizes, full) if layout else None
+    direct = ChunkReader(read, layout, sizes, full, objects.local is not None) if layout else None
     reader = ArrayReader(path, (), "", outer, (), document.get("attributes", {}), dims, objects, direct, document)
     try:
         if layout is None or full:
@@ -270,7 +270,7 @@ class SourceReader:
     def _reader(self, array: SourceArray) -> ArrayReader:
         is_v2 = self._tree.zarr_format == 2
         layout = (layout_v2 if is_v2 else layout_v3)(array.path, array.encoding)
-        direct = ChunkReader(self.objects, layout, None, self.ahead) if layout else None
+        direct = ChunkReader(self.objects, layout, None, self.ahead, self.objects.local is not None) if layout else None
         outer = array.chunks if is_v2 else tuple(array.encoding["chunk_grid"]["configuration"]["chunk_shape"])
         dtype = "string" if array.dtype == "string" else _dtype(np.dtype(array.dtype))
         seen = (array.path, array.shape, dtype, outer, array.chunks, array.attributes, array.dims)
