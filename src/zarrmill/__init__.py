@@ -5,6 +5,9 @@ from importlib.metadata import version
 
 # pydantic would look through every installed distribution for plugins of its own: 20 ms of every process.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+# Nothing here multiplies matrices of any size, and each further thread of OpenBLAS spins for 0.1 s when NumPy is imported.
+# Snakemake asks for as many threads as a job has cores.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 __version__ = version("zarrmill")
 
