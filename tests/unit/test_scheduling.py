@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import threading
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from snakemake import common
 from snakemake.scheduling import job_scheduler
 
-from zarrmill.io.scheduling import PARAMETERS, ask_no_sizes, know_parameters
+from zarrmill.io.scheduling import LATER, PARAMETERS, ask_no_sizes, know_parameters, look_again_once
 
 
 def scheduler(method: Any) -> ModuleType:
@@ -60,3 +61,54 @@ def test_without_a_place_for_them_functions_stay_as_they_are() -> None:
 
     know_parameters(ModuleType("common"), memory)
     assert not vars(memory)
+
+
+def waiting(module: ModuleType) -> Any:
+    """Return a scheduler that waits for jobs."""
+    found = module.JobScheduler()
+    found._open_jobs = threading.Semaphore(0)
+    return found
+
+
+def later(method: Any) -> ModuleType:
+    module = ModuleType("job_scheduler")
+    module.JobScheduler = type("JobScheduler", (), {"_schedule_reevalutation": method})  # type: ignore[attr-defined]
+    return module
+
+
+def test_one_look_is_due_however_often_it_is_asked_for() -> None:
+    module = later(lambda self, delay: None)
+    look_again_once(module)
+    one, other = waiting(module), waiting(module)
+    for found in (one, one, one, other):
+        found._schedule_reevalutation(0.05)
+    for found in (one, other):
+        assert found._open_jobs.acquire(timeout=10)
+        assert not found._open_jobs.acquire(timeout=0.2), "a look for each that was asked for"
+    one._schedule_reevalutation(0.05)
+    assert one._open_jobs.acquire(timeout=10), "none is due any more: the next one is asked for in vain"
+
+
+def test_an_earlier_look_does_not_wait_for_a_later_one_and_none_keeps_the_process() -> None:
+    module = later(lambda self, delay: None)
+    look_again_once(module)
+    found, before = waiting(module), set(threading.enumerate())
+    found._schedule_reevalutation(600)
+    found._schedule_reevalutation(0.05)
+    assert found._open_jobs.acquire(timeout=10)
+    assert all(thread.daemon for thread in set(threading.enumerate()) - before)
+
+
+def test_another_way_to_look_again_is_left_as_it_is() -> None:
+    def method(self: Any, delay: int, why: str) -> None:
+        pass
+
+    module = later(method)
+    look_again_once(module)
+    assert module.JobScheduler._schedule_reevalutation is method
+
+
+def test_looking_again_fits_the_scheduler_that_is_installed() -> None:
+    kind = job_scheduler.JobScheduler
+    assert tuple(inspect.signature(kind._schedule_reevalutation).parameters) == LATER
+    assert "self._open_jobs.release()" in inspect.getsource(kind._schedule_reevalutation)
