@@ -1,13 +1,16 @@
 """Generates the reference pages and schemas from the code; a test fails when the files drift."""
 
+import ast
+import inspect
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from zarrmill.config import Recipe, Settings
+from zarrmill.config import Model, Recipe, Settings
 from zarrmill.core.checks import findings_markdown
 from zarrmill.errors import CODES, EXIT_FAILED, TREE, UNKNOWN_ADVICE, UNKNOWN_CODE
 from zarrmill.io.record import SCHEMAS
@@ -16,6 +19,7 @@ from zarrmill.prices import Prices
 
 def reference_files() -> dict[str, str]:
     """Return every generated file: path from the project's root to content."""
+    _describe(Model)
     files = {
         "docs/reference/config.md": config_markdown(),
         "docs/reference/errors.md": errors_markdown(),
@@ -80,6 +84,19 @@ def config_markdown() -> str:
         lines += ["", f"## {title}", "", "| key | type | default | meaning |", "| --- | --- | --- | --- |"]
         lines += [f"| `{key}` | {kind} | {default} | {text} |" for key, kind, default, text in _keys(model)]
     return "\n".join(lines) + "\n"
+
+
+def _describe(parent: type[Model]) -> None:
+    """Give the fields of every model the docstrings below them as descriptions, in the order in which models are defined."""
+    for model in parent.__subclasses__():
+        (body,) = (node.body for node in ast.parse(inspect.getsource(model)).body if isinstance(node, ast.ClassDef))
+        for field, below in pairwise(body):
+            match field, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    for one in (model, *model.__subclasses__()):
+                        one.model_fields[name].description = inspect.cleandoc(text)
+        model.model_rebuild(force=True)
+        _describe(model)
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
