@@ -1,5 +1,6 @@
 """Settings of a job's process reach the libraries, whichever was imported first; and what it imports."""
 
+import os
 import subprocess
 import sys
 
@@ -18,6 +19,13 @@ def test_pools_of_libraries_are_as_wide_as_the_job(code):
 
 HEAVY = {"rich", "pandas", "matplotlib", "boto3", "xarray", "zarr", "dask", "pystac", "rasterio", "pyproj", "shapely"}
 HEAVY |= {"jsonschema", "pyarrow", "requests", "typer"}
+
+
+def test_no_thread_of_blas_spins_whatever_snakemake_asks_for():
+    code = "import zarrmill.job, numpy; from pathlib import Path; print(len(list(Path('/proc/self/task').iterdir())))"
+    env = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
+    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert found.stdout == "1\n"
 
 
 @pytest.mark.parametrize("stage", ["convert", "validate", "stac"])

@@ -61,7 +61,8 @@ def pin_threads(n: int) -> None:
     """Let libraries use at most ``n`` threads of their own: the workers of a stage are its threads.
 
     zarr and dask would take a pool as wide as the machine, blosc a second one below each worker. What is imported already is
-    told directly, the rest and child processes by environment. BLAS and OpenMP are pinned by Snakemake for each job.
+    told directly, the rest and child processes by environment. OpenMP is pinned by Snakemake for each job, OpenBLAS to one thread
+    by ``zarrmill`` itself, before NumPy is imported.
     """
     import numcodecs.blosc
 

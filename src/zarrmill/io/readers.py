@@ -98,14 +98,13 @@ class Apart:
     def __init__(self, names: Sequence[str], href: str) -> None:
         """Args: names: at least one; href: store; it is reached as this process reaches it."""
         self._names, self._href = list(names), href
-        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         spared = [*SPARED, *(["boto3"] if Objects(href).local is not None else [])]
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-W", "ignore", "-m", __name__, self._names[0], *spared],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | one_thread,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
             text=True,
         )
 
