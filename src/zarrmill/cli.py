@@ -1,6 +1,7 @@
-"""The command line: verbs that are not a Snakemake target, and each stage alone.
+"""The verbs beside Snakemake, which runs the workflow: plan, tell, check, repair. `zarrmill VERB --help` tells more.
 
-Exit codes: 0 done, 2 usage or configuration, 3 nothing to do, 4 something failed, 5 stopped by a bound, 6 unknown state.
+Exit codes: 0 done, 1 broke off with products left, 2 usage or configuration, 3 nothing to do, 4 something failed, 5 stopped by a
+bound, 6 unknown state, 130 interrupted.
 """
 
 import sys
@@ -17,6 +18,7 @@ from zarrmill.config import Recipe, Settings, load_recipes
 from zarrmill.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ConfigError, ZarrmillError, exit_code_of
 from zarrmill.io import bucket
 from zarrmill.io.lock import RunLock
+from zarrmill.io.places import write_error
 from zarrmill.io.process import keep_memory, spare_collector, tell
 from zarrmill.io.state import State
 from zarrmill.model import ValidationReport
@@ -138,8 +140,11 @@ def report(run: RunArgument = None, config: ConfigOption = DEFAULT_CONFIG) -> in
     if read_cuts(settings) is not None:
         print(write_summary(settings, config))
         return EXIT_OK
+    state = State.of(settings)
+    if run is not None and not state.manifest.exists():
+        raise ConfigError(f"{state.manifest}: no such manifest; check the name of the run", kind="manifest")
     write(settings)
-    print(State.of(settings).report)
+    print(state.report)
     return EXIT_OK
 
 
@@ -181,8 +186,9 @@ def failures(
     from zarrmill.errors import advice, help_of
     from zarrmill.io.record import dumps
     from zarrmill.runs.cuts import runs_of
-    from zarrmill.runs.failures import failures_json, find_failures, group, parse_since, replay_command
+    from zarrmill.runs.failures import check_class, failures_json, find_failures, group, none_failed, parse_since, replay_command
 
+    check_class(failure_class)
     settings = configured(config, run)
     moment = parse_since(since, datetime.now(UTC)) if since else None
     parts = (configured(config, name) for name in runs_of(settings))
@@ -200,7 +206,7 @@ def failures(
             print(f"    | {line}")
         print(f"  again: {replay_command(settings, config, one.failure_class)}\n")
     if not groups:
-        print("no product failed")
+        print(none_failed(failure_class, since))
     return EXIT_FAILED if groups else EXIT_OK
 
 
@@ -263,7 +269,10 @@ def sample(
         first = date.fromisoformat(start)
     except ValueError:
         raise ConfigError(f"start {start!r} is not a date like 2025-01-13", kind="usage") from None
-    path = build_archive(root, kind=kind, size_px=size_px, n_days=days, products_per_day=per_day, start=first, **chosen)  # type: ignore[arg-type]  # checked above
+    try:
+        path = build_archive(root, kind=kind, size_px=size_px, n_days=days, products_per_day=per_day, start=first, **chosen)  # type: ignore[arg-type]  # checked above
+    except OSError as error:
+        raise write_error(error, f"{error.filename or root}") from error
     print(f"source catalogue: {path}")
     return EXIT_OK
 
@@ -289,9 +298,9 @@ def setup(
 @exits
 def errors() -> int:
     """List every error code with what to do about it."""
-    from zarrmill.errors import CODES
+    from zarrmill.errors import CODES, UNKNOWN_ADVICE, UNKNOWN_CODE
 
-    for code, text in CODES.items():
+    for code, text in {**CODES, UNKNOWN_CODE: UNKNOWN_ADVICE}.items():
         print(f"{code:18} {text}")
     return EXIT_OK
 
@@ -325,7 +334,8 @@ def _print_report(report: ValidationReport) -> None:
     compared = (
         f"{report.n_pixels_compared:,} pixels compared with the source ({report.sample})" if report.source else "no source given"
     )
-    console.print(Text(f"{report.verdict}  score {report.score:g}  {report.n_checks} checks  {compared}  {report.store}"))
+    line = f"{report.verdict}  score {report.score:g}  {report.n_checks} checks  {compared}  {report.store}"
+    console.print(Text(line), soft_wrap=True)
 
 
 def _buckets(settings: Settings, *, execute: bool, show_only: bool) -> int:

@@ -44,7 +44,7 @@ def exits(verb: Callable[..., int]) -> Callable[..., None]:
 
 def configured(path: Path, run: str | None = None, **source: object) -> Settings:
     """Read the configuration; ``run`` and keys of ``source`` replace those of the file where they are given."""
-    settings = load_settings(path, {"run": run} if run else None)
+    settings = load_settings(path, {"run": run} if run is not None else None)
     given = {key: value for key, value in source.items() if value is not None}
     if given:
         settings = parse_settings({**settings.model_dump(), "source": settings.source.model_dump() | given}, "command line")

@@ -26,6 +26,7 @@ from zarrmill.cli_common import (
     exits,
     parse_duration,
 )
+from zarrmill.core.words import plural
 from zarrmill.errors import EXIT_BOUND, EXIT_FAILED, EXIT_NOTHING, EXIT_OK, EXIT_UNKNOWN, ConfigError, ZarrmillError
 from zarrmill.io.process import tell
 from zarrmill.prices import euro_range, euros, load_prices
@@ -112,7 +113,7 @@ def backfill(
     asked = _ordered(found, settings) if shard_index is None else found[shard_index : shard_index + 1]
     if dry_run or not asked:
         for run, shard in asked:
-            print(f"  {run}: {shard.datetime}, {shard.n_listed} products")
+            print(f"  {run}: {shard.datetime}, {plural(shard.n_listed, 'product')}")
         print("nothing was run" if dry_run else f"there is no shard {shard_index}: nothing to do")
         return EXIT_OK if dry_run else EXIT_NOTHING
     again = command_that_goes_on(sys.argv[1:], end, moves=forward)
@@ -142,16 +143,18 @@ def replay(
 ) -> int:
     """Plan the products that failed again, exactly them, and build them.
 
-    Exit codes: 0 done, 3 none failed, 4 some fail still, 6 unknown: a run could not be begun, or its state not be read.
+    Exit codes: 0 done, 2 configuration, 3 none failed, 4 some are not built, 6 unknown: a run could not be begun, or its state
+    not be read.
     """
     from zarrmill.io.lock import RunLock
     from zarrmill.io.state import State
     from zarrmill.runs.cuts import runs_of
-    from zarrmill.runs.failures import find_failures, parse_since
+    from zarrmill.runs.failures import check_class, find_failures, none_failed, parse_since
     from zarrmill.runs.part import Command
     from zarrmill.runs.replay import check_profile, prepare, unfinished
     from zarrmill.runs.replay import run as run_snakemake
 
+    check_class(failure_class)
     moment = parse_since(since, datetime.now(UTC)) if since else None
     n, n_left, n_built, codes = 0, 0, 0, set()
     for name in runs_of(configured(config, run)):
@@ -174,13 +177,12 @@ def replay(
             n_unbuilt = len(unfinished(settings, again.products))
             n_left, n_built = n_left + n_unbuilt, n_built + len(again.products) - n_unbuilt
     if not n and not n_left:
-        print("no product failed")
+        print(none_failed(failure_class, since))
         return EXIT_NOTHING
-    print(
-        f"{n_built} products built again, {n_left} fail still"
-        if execute
-        else f"{n} products would be built again; run it with --execute"
-    )
+    if execute:
+        print(f"{plural(n_built, 'product')} built again, {n_left} not")
+    else:
+        print(f"{plural(n, 'product')} would be built again{'; run it with --execute' if n else ''}")
     if EXIT_UNKNOWN in codes:
         return EXIT_UNKNOWN
     return EXIT_FAILED if execute and n_left else EXIT_OK
@@ -227,7 +229,8 @@ def clean(
 ) -> int:
     """Remove stores that no receipt and no plan names, and what unfinished ones left; without --execute only show them.
 
-    Exit codes: 0 done, 2 another number was typed, 3 nothing to do, 4 some were left, 5 more than clean.max_share.
+    Exit codes: 0 done, 2 another number was typed, 3 nothing to do, 4 some were left, 5 more than clean.max_share,
+    6 the state could not be asked.
     """
     from zarrmill.runs import clean as cleaning
     from zarrmill.runs.audit import audit as compare
@@ -276,7 +279,7 @@ def _cuts(settings: "Settings", first: date, last: date, n_products: int | None,
 
     cuts = cuts_of(settings, first, last, n_products or SHARD_PRODUCTS, keep=keep)
     n_listed = sum(one.n_listed for one in cuts.shards)
-    print(f"backfill {settings.run}: {n_listed} products listed in {len(cuts.shards)} shards")
+    print(f"backfill {settings.run}: {plural(n_listed, 'product')} listed in {plural(len(cuts.shards), 'shard')}")
     if n_products is not None and cuts.n_products not in (None, n_products):
         print(
             f"--shard-products {n_products} changes nothing: the days were cut before, about {cuts.n_products} products a shard; "

@@ -214,6 +214,9 @@ TREE: tuple[type[ZarrmillError], ...] = (
 CODES: dict[str, str] = {f"{c.prefix}-{kind.upper()}": text for c in TREE for kind, text in c.kinds.items()}
 """Every stable code with what to do about it."""
 
+FAILURE_CLASSES = tuple(sorted({c("", kind=kind).failure_class for c in TREE for kind in c.kinds}))
+"""What ``failures`` groups by."""
+
 UNKNOWN_CODE = "ZM-UNKNOWN"
 """Code of an error that is none of ours."""
 UNKNOWN_ADVICE = "No error of zarrmill's. Read the log; report it with the log."

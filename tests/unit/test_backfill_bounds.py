@@ -137,14 +137,16 @@ def test_a_bound_that_leaves_nothing_out_is_none(planner: Planner, bounds: drive
 
 def test_a_driver_of_another_shard_waits_for_the_canary_and_begins_nothing_when_it_failed(planner: Planner) -> None:
     said: list[str] = []
-    planner.canary = "exit 1"
+    planner.canary = "echo no profile.yaml; exit 1"
     with ThreadPoolExecutor(1) as pool:
         other = Planner(planner.settings)
         waiting = pool.submit(ended, other, 3, canary=driver.Canary(1, awaited=True, session="job-1"), say=said.append)
         failed = ended(planner, 1, canary=driver.Canary(1, session="job-1"))
         told = waiting.result(timeout=30)
     assert (failed.code, told.code) == (EXIT_BOUND, EXIT_BOUND)
-    assert failed.reason.startswith("the canary of 1 products failed; see `zarrmill failures b-0000` and logs")
+    assert failed.reason == (
+        "the canary of 1 product broke off, and no product failed; see logs/b-0000.log, which ends with: no profile.yaml"
+    )
     assert told.reason.startswith(failed.reason)
     assert other.asked == []
     assert len(said) == 1
@@ -164,7 +166,7 @@ def test_a_verdict_counts_in_its_session_alone(planner: Planner, session: str) -
 def test_a_shard_without_products_is_no_canary(planner: Planner) -> None:
     planner.n_empty, planner.canary = 1, "exit 1"
     outcome = ended(planner, 3, canary=driver.Canary(1))
-    assert outcome.reason.startswith("the canary of 1 products failed; see `zarrmill failures b-0001`")
+    assert outcome.reason.endswith("see logs/b-0001.log, which ends with: nothing")
     assert (outcome.code, len(planner.asked), len(planner.tried)) == (EXIT_BOUND, 2, 1)
 
 

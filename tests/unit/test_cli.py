@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from zarrmill.cli import app
 from zarrmill.cli_common import parse_duration
 from zarrmill.cli_runs import command_that_goes_on
-from zarrmill.errors import CODES, ConfigError
+from zarrmill.errors import CODES, EXIT_OK, UNKNOWN_CODE, ConfigError, StoreError
 
 ROOT = Path(__file__).parents[2]
 NAMED = re.compile(
@@ -69,6 +69,33 @@ def test_a_time_that_is_none_is_refused_by_the_name_of_its_option(text: str, opt
     done = CliRunner().invoke(app, option_and_value)
     assert isinstance(done.exception, ConfigError)
     assert done.exception.message == f"{option} {text!r} is not a time like 30m, 12h or 2d"
+
+
+def test_a_run_that_does_not_exist_gets_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = ["--config", str(ROOT / "config/config.yaml")]
+    done = CliRunner().invoke(app, ["report", "dmeo", *config])
+    assert isinstance(done.exception, ConfigError)
+    assert done.exception.message == "results/dmeo/manifest.csv: no such manifest; check the name of the run"
+    assert not Path("results").exists()
+    assert CliRunner().invoke(app, ["report", *config]).exit_code == EXIT_OK, "what was not planned yet has a report that says so"
+
+
+def test_a_run_without_a_name_is_not_the_run_of_the_configuration() -> None:
+    done = CliRunner().invoke(app, ["plan", "--run", "", "--config", str(ROOT / "config/config.yaml")])
+    assert isinstance(done.exception, ConfigError)
+
+
+def test_a_sample_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = CliRunner().invoke(app, ["sample", str(tmp_path / "file"), "--size-px", "60", "--days", "1", "--per-day", "1"])
+    assert isinstance(done.exception, StoreError)
+    assert done.exception.message.startswith(f"{tmp_path}/file"), done.exception.message
+
+
+def test_every_code_of_the_reference_is_told() -> None:
+    output = CliRunner().invoke(app, ["errors"]).output
+    assert [line.split()[0] for line in output.splitlines()] == [*CODES, UNKNOWN_CODE]
 
 
 @pytest.mark.parametrize("ends", [("--to", "today"), ("--to=today",)])

@@ -76,7 +76,7 @@ def test_replay_says_how_many_it_built_and_an_outage_is_no_failure(
 
     monkeypatch.setattr(replay, "run", build_one)
     ended, output = told("replay", "--execute", "--class", "source-timeout")
-    assert (ended, "1 products built again, 1 fail still" in output) == (expected, True), output
+    assert (ended, "1 product built again, 1 not" in output) == (expected, True), output
 
 
 def test_replay_of_a_run_in_a_bucket_wants_a_profile_of_a_cluster() -> None:
@@ -150,7 +150,14 @@ def test_a_success_and_an_older_failure_are_left_out(run: FakeRun) -> None:
 
 
 def test_a_run_without_failures_ends_with_0(run: FakeRun) -> None:
-    assert told("failures", "--class", "catalog") == (EXIT_OK, "no product failed\n")
+    assert told("failures", "--class", "catalog") == (EXIT_OK, "no product failed with class catalog\n")
+
+
+@pytest.mark.parametrize("verb", ["failures", "replay"])
+def test_a_class_that_does_not_exist_is_no_run_without_failures(run: FakeRun, verb: str) -> None:
+    result = CliRunner().invoke(app, [verb, "--class", "source-mising"])
+    assert isinstance(result.exception, ConfigError)
+    assert "class 'source-mising' is not one of capacity, catalog, config, " in str(result.exception)
 
 
 @pytest.mark.parametrize(

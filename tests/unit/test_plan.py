@@ -156,7 +156,7 @@ class TestWhatWasBuilt:
         assert classes(result)[product_id(1)] == ("unknown" if kind == "timeout" else "refused")
         assert built.state.manifest.read_bytes() == before
         assert built.state.plan_json.read_bytes() != record
-        assert any(line.startswith("1 products that cannot be looked at") for line in result.lines())
+        assert any(line.startswith("1 product refused, or not to be looked at") for line in result.lines())
         assert result.exit_code == (6 if kind == "timeout" else 3)
 
     def test_one_that_is_not_built_leaves_it(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -647,6 +647,12 @@ class TestEntries:
     def test_a_row_that_does_not_tell_enough_is_refused(self, row: dict[str, str]) -> None:
         with pytest.raises(SourceError):
             entry_of_row(row, "list.csv")
+
+    def test_a_row_without_a_collection_is_told_as_that(self) -> None:
+        with pytest.raises(
+            SourceError, match="'x': neither a column collection nor the name tells its collection; add the column"
+        ):
+            entry_of_row({"href": "x.zarr"}, "list.csv")
 
     def test_a_list_is_planned_without_items(self, run: Run) -> None:
         run.catalogue = run.root / "list.csv"

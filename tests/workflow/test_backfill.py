@@ -117,11 +117,11 @@ def test_a_failing_canary_stops_the_bulk_and_replay_builds_exactly_what_failed(w
     garble_chunk(broken, BAND, "0.0")
     stopped = backfill(work, "--canary", "1")
     assert stopped.returncode == EXIT_BOUND, stopped.stdout + stopped.stderr
-    assert "the canary of 1 products failed" in stopped.stdout
+    assert "the canary of 1 product failed" in stopped.stdout
     assert "1 source-corrupt: zarrmill failures" in stopped.stdout
     assert stores(work) == {}
     told = work.zarrmill("summary", NAME)
-    assert (told.returncode, "Ended early: the canary of 1 products failed" in told.stdout) == (EXIT_BOUND, True), told.stderr
+    assert (told.returncode, "Ended early: the canary of 1 product failed" in told.stdout) == (EXIT_BOUND, True), told.stderr
     assert f"zarrmill replay {NAME}" in told.stdout
     state = State.of(work.settings.model_copy(update={"run": f"{NAME}-0000"}), work.path)
     assert len(read_manifest(state.manifest)) == 2, "the canary is a part of the whole shard, not a plan of its own"
@@ -131,11 +131,11 @@ def test_a_failing_canary_stops_the_bulk_and_replay_builds_exactly_what_failed(w
     before = stores(work)
     assert len(before) == 5
     still = work.zarrmill("replay", NAME, *HOW, "--execute")
-    assert (still.returncode, "1 fail still" in still.stdout) == (EXIT_FAILED, True), still.stdout + still.stderr
+    assert (still.returncode, "0 products built again, 1 not" in still.stdout) == (EXIT_FAILED, True), still.stdout + still.stderr
     shutil.rmtree(broken)
     good.rename(broken)
     dry = work.zarrmill("replay", NAME, *HOW, "--class", "source-corrupt")
-    assert (dry.returncode, "1 products would be built again" in dry.stdout) == (EXIT_OK, True), dry.stdout + dry.stderr
+    assert (dry.returncode, "1 product would be built again" in dry.stdout) == (EXIT_OK, True), dry.stdout + dry.stderr
     assert stores(work) == before
     assert work.zarrmill("replay", NAME, *HOW, "--class", "conformance", "--execute").returncode == EXIT_NOTHING
     replayed = work.zarrmill("replay", NAME, *HOW, "--execute")
@@ -156,7 +156,7 @@ def test_bounds_end_it_cleanly(work: Workspace) -> None:
     garble_chunk(failing, BAND, "0.0")
     ended = backfill(work, "--max-failures", "1")
     assert ended.returncode == EXIT_BOUND, ended.stdout + ended.stderr
-    assert "1 products failed (--max-failures)" in ended.stdout
+    assert "1 product failed (--max-failures)" in ended.stdout
     assert len(stores(work)) < 6
 
 
@@ -181,7 +181,7 @@ def test_drivers_of_other_shards_obey_the_verdict_on_the_canary(work: Workspace,
         failed = backfill(work, "--canary", "1", "--shard-index", "0")
         told = other.result()
     assert (failed.returncode, told.returncode) == (EXIT_BOUND, EXIT_BOUND), told.stdout + told.stderr
-    assert "the canary of 1 products failed" in told.stdout
+    assert "the canary of 1 product failed" in told.stdout
     assert stores(work) == {}
     shutil.rmtree(broken)
     good.rename(broken)

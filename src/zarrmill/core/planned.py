@@ -9,6 +9,7 @@ from zarrmill.core.cost import SPANS, Limit, planned_cost, total
 from zarrmill.core.entries import unpacked
 from zarrmill.core.estimate import DECODED_BYTES_PER_CORE_S, seconds
 from zarrmill.core.planning import FILTERS, TO_DO, PlanClass, histogram
+from zarrmill.core.words import plural
 from zarrmill.errors import EXIT_NOTHING, EXIT_OK, EXIT_UNKNOWN
 from zarrmill.model import Json, Product
 from zarrmill.prices import COST, Cost, Prices, euro_range, euros
@@ -181,22 +182,20 @@ class PlanResult:
         if summary["acquired"]:
             bins = ", ".join(f"{name}: {n}" for name, n in summary["acquired"].items() if n)
             yield f"acquired {summary['first_acquired']} to {summary['last_acquired']}, {self.order} first; {bins}"
-        for n, words in (
-            (summary["n_missing_cloud_cover"], "products state no cloud cover"),
-            (summary["n_repeated"], "listings repeat a product"),
-            (summary["n_zarr3"], "sources are Zarr v3"),
-            (
-                summary["n_kept"],
-                "products that cannot be looked at, or are refused, are built already: they stay in the manifest",
-            ),
-            (len(self.ids_not_found), f"ids are not listed: {', '.join(self.ids_not_found[:10])}"),
+        for n, noun, words in (
+            (summary["n_missing_cloud_cover"], "product", "without a cloud cover"),
+            (summary["n_repeated"], "listing", "of a product that is listed before"),
+            (summary["n_zarr3"], "source", "in Zarr v3"),
+            (summary["n_kept"], "product", "refused, or not to be looked at, but built already: kept in the manifest"),
+            (len(self.ids_not_found), "id", f"not listed: {', '.join(self.ids_not_found[:10])}"),
         ):
             if n:
-                yield f"{n} {words}"
+                yield f"{plural(n, noun)} {words}"
         work = summary["to_do"]
         yield (
-            f"to do: {work['n_products']} products, {work['n_conversions']} conversions, {work['n_objects']} objects, "
-            f"{work['gb']:g} GB decoded, {_duration(work['hours'])} on {self.threads} cores "
+            f"to do: {plural(work['n_products'], 'product')}, {plural(work['n_conversions'], 'conversion')}, "
+            f"{plural(work['n_objects'], 'object')}, {work['gb']:g} GB decoded, "
+            f"{_duration(work['hours'])} on {plural(self.threads, 'core')} "
             f"(assuming {DECODED_BYTES_PER_CORE_S / 1e6:g} MB/s a core)"
         )
         if work["n_without_estimate"]:

@@ -7,6 +7,7 @@ from typing import Literal
 from zarrmill.core.measured import RunCost
 from zarrmill.core.outcome import Outcome
 from zarrmill.core.summary import Summary
+from zarrmill.core.words import number, plural
 from zarrmill.model import Verdict
 from zarrmill.prices import euro_range, euros
 
@@ -90,7 +91,7 @@ def next_steps(summary: Summary, command: str) -> tuple[NextStep, ...]:
     steps = []
     if summary.unreadable:
         paths = [one.path for one in summary.unreadable]
-        steps.append(NextStep(f"Plan again: {_plural(len(paths), 'record')} cannot be read; see below which.", f"{command} plan"))
+        steps.append(NextStep(f"Plan again: {plural(len(paths), 'record')} cannot be read; see below which.", f"{command} plan"))
     if counts[Outcome.FAILED]:
         what = "Mend the cause of the failures below, then run again: only what is missing is built."
         steps.append(NextStep(what, command))
@@ -107,14 +108,9 @@ def replay(command: str, targets: tuple[str, ...]) -> str:
     return " ".join([command, *targets]) if 0 < len(targets) <= N_REPLAY else command
 
 
-def number(value: float) -> str:
-    """Return a count with thousands separated."""
-    return f"{value:,.0f}"
-
-
 def products(n: int) -> str:
     """Return ``1 product``, ``2 products``."""
-    return _plural(n, "product")
+    return plural(n, "product")
 
 
 def size(n_bytes: float) -> str:
@@ -177,7 +173,3 @@ def _spent(cost: RunCost) -> str:
     all_done = planned == done
     what = f"planned was {of}" if all_done else f"planned was {euros(done.eur)} for what is converted, {of} in all"
     return f"It cost {euros(cost.actual.eur)}, {what}{', with assumed prices' if cost.assumed else ''}."
-
-
-def _plural(n: int, noun: str) -> str:
-    return f"{number(n)} {noun}" if n == 1 else f"{number(n)} {noun}s"

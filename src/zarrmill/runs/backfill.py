@@ -12,6 +12,7 @@ from functools import partial
 
 from zarrmill.config import Settings
 from zarrmill.core.shards import Shard
+from zarrmill.core.words import plural
 from zarrmill.errors import (
     EXIT_BOUND,
     EXIT_BROKEN,
@@ -38,6 +39,8 @@ LOOK_S = 2.0
 """Seconds between two looks at state on disk."""
 LOOK_REMOTE_S = 20.0
 """The same in a bucket."""
+LAST_WORDS_CHARS = 300
+"""Characters of the last line of a canary's log that the reason of an end has room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +184,12 @@ class _Driver:
         if self._failed_at() or self._broken():
             if tried.code == EXIT_UNKNOWN:
                 return None
-            words = f"the canary of {n} products failed; see `zarrmill failures {tried.run}` and {tried.log}"
+            canary = f"the canary of {plural(n, 'product')}"
+            if self._failed_at():
+                words = f"{canary} failed; see `zarrmill failures {tried.run}` and {tried.log}"
+            else:
+                last = tried.last_words().rpartition("\n")[2].strip()[:LAST_WORDS_CHARS]
+                words = f"{canary} broke off, and no product failed; see {tried.log}, which ends with: {last or 'nothing'}"
             self.reason = self.reason or words
             return False
         return None if self.reason else True
@@ -296,9 +304,9 @@ class _Driver:
         failed_at = self._failed_at()
         in_a_row = sum(when > (now.finished[-1] if now.finished else 0) for when in failed_at)
         if bounds.failures is not None and len(failed_at) >= bounds.failures:
-            self.reason = f"{len(failed_at)} products failed (--max-failures)"
+            self.reason = f"{plural(len(failed_at), 'product')} failed (--max-failures)"
         elif bounds.consecutive_failures is not None and in_a_row >= bounds.consecutive_failures:
-            self.reason = f"{in_a_row} products failed one after another (--max-consecutive-failures)"
+            self.reason = f"{plural(in_a_row, 'product')} failed one after another (--max-consecutive-failures)"
         elif bounds.deadline_s is not None and time.monotonic() - self._began > bounds.deadline_s:
             self.reason = f"{bounds.deadline_s:.0f} s have passed (--deadline)"
         if self.reason:

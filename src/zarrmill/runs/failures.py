@@ -10,7 +10,7 @@ from pathlib import Path
 from zarrmill.config import Settings
 from zarrmill.core.excerpt import excerpt, secrets_of
 from zarrmill.core.failures import FailureGroup, group_failures
-from zarrmill.errors import CapacityError, ConfigError, StoreError, advice, help_of
+from zarrmill.errors import FAILURE_CLASSES, CapacityError, ConfigError, StoreError, advice, help_of
 from zarrmill.io.failed import keep_failure, tail_of
 from zarrmill.io.listing import Listing
 from zarrmill.io.manifest import read_manifest
@@ -39,6 +39,18 @@ def parse_since(text: str, now: datetime) -> datetime:
     except ValueError:
         raise ConfigError(f"since {text!r} is not like 7d, 12h, 30m or 2025-01-31", kind="usage") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def check_class(failure_class: str) -> str:
+    """Return a failure class, or nothing for all of them. Raises: ConfigError: there is none of that name."""
+    if failure_class and failure_class not in FAILURE_CLASSES:
+        raise ConfigError(f"class {failure_class!r} is not one of {', '.join(FAILURE_CLASSES)}", kind="usage")
+    return failure_class
+
+
+def none_failed(failure_class: str, since: str | None) -> str:
+    """Return the words for no failure among those that were asked for."""
+    return "no product failed" + (f" with class {failure_class}" if failure_class else "") + (f" since {since}" if since else "")
 
 
 def find_failures(settings: Settings, *, failure_class: str = "", since: datetime | None = None) -> tuple[FailureRecord, ...]:

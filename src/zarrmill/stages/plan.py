@@ -57,6 +57,8 @@ BREAKER = 2 * N_READERS
 OUTAGES = frozenset({"timeout", "denied"})
 """Kinds of ``SourceError`` that leave open whether an object is there."""
 
+N_EXAMPLE = 200
+"""Characters of an example that are printed."""
 N_ROWS_PRINTED = 20
 """Refused and unknown products that are printed; ``plan.html`` has all."""
 
@@ -184,7 +186,7 @@ def print_plan(result: PlanResult, console: Console) -> None:
             continue
         example = next((row for row in result.rows if row.plan_class is plan_class), None)
         words = f"{example.product_id}: {example.reason}" if example else ""
-        table.add_row(plan_class.value, f"{n}", Text(words[:200]))
+        table.add_row(plan_class.value, f"{n}", Text(words if len(words) <= N_EXAMPLE else f"{words[: N_EXAMPLE - 1]}…"))
     table.add_section()
     table.add_row("listed", f"{summary['n_listed']}", Text(result.catalogue))
     console.print(table)

@@ -18,6 +18,7 @@ from zarrmill.config import Recipe, Settings, load_recipes
 from zarrmill.core import page, story
 from zarrmill.core.outcome import ProductRecords, Ring
 from zarrmill.core.summary import SCHEMA, Skipped, Summary, Unreadable, summarise
+from zarrmill.core.words import number
 from zarrmill.errors import ConfigError, UnknownStateError, advice, help_of
 from zarrmill.io import charts
 from zarrmill.io.benchmarks import read_benchmarks
@@ -281,7 +282,7 @@ def _html(
         "catalog": catalog or reader.listing.get(state.catalog / "catalog.json") is not None,
     }
     filters: dict[str, Callable[..., object]] = {
-        "number": story.number,
+        "number": number,
         "size": story.size,
         "duration": story.duration,
         "day": story.day,
