@@ -156,6 +156,11 @@ def entry_of_row(row: Mapping[str, str], address: str) -> Entry:
         message = f"'{label(row.get('href', ''))}': column href names no Zarr store ('.zarr'); correct the list"
         raise SourceError(message, kind="item")
     product_id = _name(name, "product id")
+    if not collection:
+        message = (
+            f"'{label(product_id)}': neither a column collection nor the name tells its collection; add the column to the list"
+        )
+        raise SourceError(message, kind="item")
     group = _name(collection, "collection")
     href = _resolved(address, root.group(), product_id)
     _check_open(href, product_id)
