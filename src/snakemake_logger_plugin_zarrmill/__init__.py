@@ -121,7 +121,8 @@ class LogHandler(LogHandlerBase):
 
     def _opened(self, command: str) -> None:
         program, _, arguments = command.partition(" ")
-        self._run.command = f"{program.rpartition('/')[2]} {arguments}".strip()
+        name = program.rpartition("/")[2]
+        self._run.command = f"{'snakemake' if name == '__main__.py' else name} {arguments}".strip()
         if not self.common_settings.dryrun and self._ticker is None:
             self._ticker = threading.Thread(target=self._tick, name="zarrmill-progress", daemon=True)
             self._ticker.start()

@@ -318,6 +318,12 @@ def test_rate_needs_two_finished_products_or_a_known_start() -> None:
     ) == pytest.approx(4)
 
 
+def test_the_rate_of_a_run_that_is_through_stays_as_it_was() -> None:
+    ended = NOON.timestamp() - 7200
+    done = ProgressSnapshot(3, 3, finished=(ended - 120, ended - 60, ended))
+    assert rate_per_hour(done, NOON) == pytest.approx(60)
+
+
 def test_products_of_an_earlier_session_do_not_make_the_rate() -> None:
     moment = NOON.timestamp()
     snapshot = ProgressSnapshot(100, 51, finished=(*[moment - 900] * 50, moment - 60), since=moment - 600)

@@ -334,8 +334,10 @@ def together(seen: Sequence[ProgressSnapshot], since: float | None = None) -> Pr
 
 
 def rate_per_hour(snapshot: ProgressSnapshot, now: datetime) -> float | None:
-    """Return products finished an hour in the recent past; None while there is nothing to measure."""
+    """Return products finished an hour in the recent past, of a run that is through in its last; None: nothing to measure."""
     moment = now.timestamp()
+    if snapshot.finished and not snapshot.running and snapshot.ok + snapshot.n_failed >= snapshot.total:
+        moment = min(moment, snapshot.finished[-1])
     recent = [when for when in snapshot.finished if moment - WINDOW_S <= when <= moment]
     if snapshot.since is not None:
         start = max(snapshot.since, moment - WINDOW_S)
