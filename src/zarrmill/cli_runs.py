@@ -53,7 +53,7 @@ def backfill(
     snakefile: SnakefileOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the backfill; by default run and days.")] = None,
     forward: Annotated[
-        bool, typer.Option("--forward", help="One run, <run>-forward, whose days may move on: what it did before stays done.")
+        bool, typer.Option("--forward", help="One run, RUN-forward, whose days may move on: what it did before stays done.")
     ] = False,
     shard_products: Annotated[
         int | None,

@@ -3,6 +3,7 @@
 import re
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -91,6 +92,16 @@ def test_a_sample_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path) -> 
     done = CliRunner().invoke(app, ["sample", str(tmp_path / "file"), "--size-px", "60", "--days", "1", "--per-day", "1"])
     assert isinstance(done.exception, StoreError)
     assert done.exception.message.startswith(f"{tmp_path}/file"), done.exception.message
+
+
+def test_no_help_has_what_markdown_would_drop() -> None:
+    from typer.main import get_command
+
+    def texts_of(command: Any) -> list[str]:
+        own = [command.help or "", *(getattr(one, "help", None) or "" for one in command.params)]
+        return own + [text for below in getattr(command, "commands", {}).values() for text in texts_of(below)]
+
+    assert [text for text in texts_of(get_command(app)) if "<" in text] == []
 
 
 def test_every_code_of_the_reference_is_told() -> None:
