@@ -346,17 +346,20 @@ def _buckets(settings: Settings, *, execute: bool, show_only: bool) -> int:
     states = look(settings)
     if not states:
         print("state and stores are on disk: no bucket to look at")
+    left = False
     for state in states:
         print(f"s3://{state.kept.bucket}")
-        for danger in state.dangers:
+        dangers = state.dangers
+        if execute and state.changes:
+            apply(state)
+            dangers = next(now.dangers for now in look(settings) if now.kept.bucket == state.kept.bucket)
+        for danger in dangers:
             print(f"  DATA WOULD BE LOST: {danger}")
         for change in state.changes:
             print(f"  {'changed' if execute else 'to change'}: {change}")
-        if execute and state.changes:
-            apply(state)
-        if not state.changes and not state.dangers:
+        if not state.changes and not dangers:
             print("  as it should be")
-    left = any(state.dangers or (state.changes and show_only) for state in states)
+        left = left or bool(dangers or (state.changes and show_only))
     if not execute and not show_only and any(state.changes for state in states):
         print("nothing was changed; run it with --execute")
     return EXIT_FAILED if left else EXIT_OK

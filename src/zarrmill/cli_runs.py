@@ -208,7 +208,7 @@ def audit(
             end="",
         )
         return EXIT_FAILED if wrong else EXIT_OK
-    print(f"{told.n_sealed} sealed stores, {told.n_receipts} receipts")
+    print(f"{plural(told.n_sealed, 'sealed store')}, {plural(told.n_receipts, 'receipt')}")
     for kind, words in KINDS.items():
         if told.of(kind):
             print(f"{len(told.of(kind))} {kind}: {words}")

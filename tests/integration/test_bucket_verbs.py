@@ -124,6 +124,7 @@ def test_the_command_shows_first_and_changes_only_when_told_to(admin: Any, s3_bu
     assert "Status" not in admin.get_bucket_versioning(Bucket=s3_bucket.name)
     code, told = run("setup", "--execute")
     assert "changed: lifecycle: zarrmill-noncurrent:stores/" in told
+    assert (code, "WOULD BE LOST" in told) == (0, False), "what was mended is no danger any more"
     assert run("check") == (0, f"s3://{s3_bucket.name}\n  as it should be\n")
     assert run("setup", "--execute") == (0, f"s3://{s3_bucket.name}\n  as it should be\n")
 
