@@ -26,7 +26,9 @@ from zarrmill.model import ValidationReport
 bucket_app = typer.Typer(no_args_is_help=True, help="Buckets of state and stores: what they should be like, and making them so.")
 N_LOG_LINES = 8
 """Lines of a log that ``failures`` shows where the log itself is gone."""
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown", help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown", help=__doc__
+)
 app.add_typer(bucket_app, name="bucket")
 app.add_typer(cli_runs.app)
 

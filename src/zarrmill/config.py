@@ -456,7 +456,7 @@ def parse_range(text: str) -> tuple[datetime | None, datetime | None]:
 
     parts = text.split("/")
     if len(parts) > 2:
-        raise ValueError(f"datetime {text!r} is not start/end")
+        raise ValueError("not start/end")
     ends: list[datetime | None] = []
     for position, part in enumerate(parts if len(parts) == 2 else parts * 2):
         if part in ("", ".."):
@@ -465,13 +465,13 @@ def parse_range(text: str) -> tuple[datetime | None, datetime | None]:
         try:
             moment = datetime.fromisoformat(part)
         except ValueError:
-            raise ValueError(f"datetime {text!r}: {part!r} is not a date like 2025-01-31 or 2025-01-31T10:00:00Z") from None
+            raise ValueError(f"{part!r} is not a date like 2025-01-31 or 2025-01-31T10:00:00Z") from None
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         whole_day = "T" not in part and " " not in part
         ends.append(moment + timedelta(days=1, microseconds=-1) if position and whole_day else moment)
     start, end = ends
     if start and end and end < start:
-        raise ValueError(f"datetime {text!r}: the end lies before the start")
+        raise ValueError("the end lies before the start")
     return start, end
 
 
@@ -508,6 +508,8 @@ def _validated[M: Model](model: type[M], values: Mapping[str, Any], origin: str)
             if item["type"] == "extra_forbidden":
                 known = ", ".join(_keys_at(model, item["loc"][:-1]))
                 lines.append(f"{where}: unknown key; known here: {known}")
+            elif item["type"] == "missing":
+                lines.append(f"{where}: is missing")
             else:
                 message = item["msg"].removeprefix("Value error, ")
                 lines.append(f"{where}: {message}, found {item.get('input')!r}")

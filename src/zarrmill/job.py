@@ -3,11 +3,12 @@
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from io import FileIO, TextIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from zarrmill.config import Recipe, Settings, load_recipes, parse_settings, product_digest
 from zarrmill.core.excerpt import excerpt, secrets_of
@@ -203,11 +204,36 @@ def _without_users(logger: object, name: str, event: MutableMapping[str, Any]) -
     return {key: hidden(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
+class _Log(TextIOBase):
+    """A log file. A disk that takes no more of it loses lines; how the job ends is its own matter."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: FileIO | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            tell(f"{path}: no log is written: {error.strerror}")
+
+    def write(self, text: str) -> int:
+        """Write a text at once, or lose it."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.write(text.encode(errors="backslashreplace"))
+        return len(text)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+        super().close()
+
+
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """Write events as JSON lines to ``path``, the warnings of libraries among them."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
+    with _Log(path) as stream:
         structlog().configure(
             processors=[
                 structlog().contextvars.merge_contextvars,
@@ -217,7 +243,7 @@ def logging_to(path: Path) -> Iterator[None]:
                 _without_users,
                 structlog().processors.JSONRenderer(sort_keys=True),
             ],
-            logger_factory=structlog().WriteLoggerFactory(file=stream),
+            logger_factory=structlog().WriteLoggerFactory(file=cast(TextIO, stream)),
         )
         logging.captureWarnings(True)
         handler = logging.StreamHandler(stream)

@@ -74,6 +74,7 @@ CONFIGURATIONS: dict[str, tuple[Callable[[Workspace], None], tuple[str, ...]]] =
     ),
     "month 13": (set_source(datetime="2025-13-01/.."), ("source.datetime", "'2025-13-01' is not a date like 2025-01-31")),
     "dates in the wrong order": (set_source(datetime="2025-02-01/2025-01-01"), ("the end lies before the start",)),
+    "no source": (write_config("run: demo"), ("config/config.yaml: source: is missing",)),
     "not YAML": (write_config("source: ["), ("config/config.yaml: not YAML", "line 1")),
     "not text": (
         lambda work: void((work.path / "config/config.yaml").write_bytes(b"\xff\xfe\x00")),

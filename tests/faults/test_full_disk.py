@@ -10,7 +10,9 @@ from products import product_row, recipe_for
 from test_kill import contents
 
 from zarrmill.errors import CapacityError
+from zarrmill.io.logs import logger
 from zarrmill.io.store import ObjectSink
+from zarrmill.job import logging_to
 from zarrmill.stages.convert import convert
 
 
@@ -56,3 +58,15 @@ def test_full_at_any_moment_is_a_capacity_error_and_each_attempt_goes_on(shared_
     assert contents(disk) == expected
     n_bytes = sum(map(len, expected.values()))
     assert sum(written) < 1.5 * n_bytes, "six attempts, and most was written once"
+
+
+@pytest.mark.parametrize("log", ["/dev/full", "file/log"], ids=["full", "cannot be opened"])
+def test_a_log_that_cannot_be_written_does_not_hide_how_a_job_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], log: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    with pytest.raises(CapacityError), logging_to(Path(log)):
+        logger().error("failed", code="ZM-CAP-DISK")
+        raise CapacityError("disk: no space left", kind="disk")
+    assert ("file/log: no log is written" in capsys.readouterr().err) == (log == "file/log")
