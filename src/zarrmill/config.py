@@ -502,12 +502,13 @@ def _validated[M: Model](model: type[M], values: Mapping[str, Any], origin: str)
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        lines = []
+        lines, told = [], set[str]()
         for item in error.errors():
             where = ".".join(str(part) for part in item["loc"]) or "(all)"
             if item["type"] == "extra_forbidden":
                 known = ", ".join(_keys_at(model, item["loc"][:-1]))
-                lines.append(f"{where}: unknown key; known here: {known}")
+                lines.append(f"{where}: unknown key" + (f"; known here: {known}" if known not in told else ""))
+                told.add(known)
             elif item["type"] == "missing":
                 lines.append(f"{where}: is missing")
             else:
