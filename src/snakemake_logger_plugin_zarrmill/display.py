@@ -176,7 +176,8 @@ def dry_run_text(stats: Mapping[str, int], todo: DryRun) -> str:
 
 def result(job: Job) -> str:
     """Return what a stage made, in words, from its target; empty when it is not on this machine."""
-    from zarrmill.core.story import number, size
+    from zarrmill.core.story import size
+    from zarrmill.core.words import number
 
     try:
         body = json.loads(Path(job.outputs[0]).read_bytes()) if job.target else {}

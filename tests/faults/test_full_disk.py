@@ -66,7 +66,12 @@ def test_a_log_that_cannot_be_written_does_not_hide_how_a_job_ends(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
-    with pytest.raises(CapacityError), logging_to(Path(log)):
-        logger().error("failed", code="ZM-CAP-DISK")
-        raise CapacityError("disk: no space left", kind="disk")
+
+    def job() -> None:
+        with logging_to(Path(log)):
+            logger().error("failed", code="ZM-CAP-DISK")
+            raise CapacityError("disk: no space left", kind="disk")
+
+    with pytest.raises(CapacityError):
+        job()
     assert ("file/log: no log is written" in capsys.readouterr().err) == (log == "file/log")
