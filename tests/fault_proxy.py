@@ -22,7 +22,7 @@ from signing import without
 Kind = Literal["answer", "refuse", "latency", "hang", "cut", "reset", "throttle", "lost", "strip", "flip-up", "flip-down"]
 """What happens to a request.
 
-``answer`` gives ``status`` and an S3 error with ``code`` instead of passing the request on; ``refuse`` resets the connection at
+``answer`` gives ``status`` and ``body`` or an S3 error with ``code`` instead of passing the request on; ``refuse`` resets the connection at
 once; ``latency`` waits ``seconds`` first; ``hang`` says nothing for ``seconds``, then closes; ``cut`` closes and ``reset`` resets
 after ``n_bytes`` of the answer's body; ``throttle`` passes ``rate`` bytes a second each way; ``lost`` passes the request on
 and resets instead of answering; ``strip`` passes it on without the header ``header``; ``flip-up`` and ``flip-down`` change one
@@ -50,6 +50,8 @@ class Rule:
     """Meet at most this many requests; None is no bound."""
     status: int = 503
     code: str = "SlowDown"
+    body: str = ""
+    """Body of an answer; empty is an S3 error with ``code``."""
     retry_after: str | None = None
     """``Retry-After`` header of an answer."""
     header: str = ""
@@ -273,7 +275,8 @@ class _Connection:
         waits = b"100-continue" in head.lower()
         if not waits:
             await _pass_body(self._reader, None, _length(head), None)
-        text = f"<?xml version='1.0'?><Error><Code>{rule.code}</Code><Message>fault</Message></Error>".encode()
+        error = f"<?xml version='1.0'?><Error><Code>{rule.code}</Code><Message>fault</Message></Error>"
+        text = (rule.body or error).encode()
         lines = [f"HTTP/1.1 {rule.status} Fault", "Content-Type: application/xml", f"Content-Length: {len(text)}"]
         lines += [f"Retry-After: {rule.retry_after}"] if rule.retry_after is not None else []
         lines += ["Connection: close"] if waits else []

@@ -17,6 +17,7 @@ from zarrmill.cli import app
 from zarrmill.config import S3, Settings, parse_settings
 from zarrmill.errors import ConfigError, StoreError, UnknownStateError
 from zarrmill.io import bucket as buckets
+from zarrmill.io.bucket_rules import read_list
 from zarrmill.runs.bucket import guard, look, setup
 
 THEIRS = {
@@ -165,6 +166,19 @@ def test_a_service_without_such_rules_is_told(admin: Any, s3_bucket: Bucket, pro
     guard(settings(s3_bucket, bucket_rules={}))
     with pytest.raises(StoreError, match="does not know it"):
         look(settings(s3_bucket))
+
+
+@pytest.mark.parametrize("kind", ["lifecycle", "cors", "policy"])
+def test_a_listing_in_place_of_rules_is_taken_for_neither_rules_nor_none(
+    admin: Any, s3_bucket: Bucket, proxied: Callable[[str], FaultProxy], kind: str
+) -> None:
+    proxy = proxied(s3_bucket.url)
+    buckets.use(S3(endpoint_url=proxy.url, retries=0))
+    listing = "<?xml version='1.0'?><ListBucketResult><Name>any</Name><IsTruncated>false</IsTruncated></ListBucketResult>"
+    proxy.add(Rule(kind="answer", method="GET", status=200, path=rf"\?{kind}", body=listing))
+    with pytest.raises(StoreError, match=f"{kind}: the answer holds no rules, so the service does not know it"):
+        read_list(s3_bucket.name, kind)
+    guard(settings(s3_bucket, bucket_rules={}))
 
 
 def test_a_service_that_lets_an_object_be_written_twice_starts_no_run(

@@ -29,7 +29,12 @@ def read_versioning(bucket: str) -> bool:
 
 
 def read_list(bucket: str, kind: str) -> list[dict[str, Json]]:
-    """Return the rules of one of ``KINDS``; none when there are none. Raises: as ``read_versioning``."""
+    """Return the rules of one of ``KINDS``; none when there are none.
+
+    Some services do not look at what they are asked beside the bucket and answer with a listing of its objects: no rules are in
+    that, which is another thing than none.
+    Raises: as ``read_versioning``.
+    """
     client = buckets.client(bucket)
     asked: dict[str, Callable[[], list[dict[str, Json]]]] = {
         "lifecycle": lambda: list(client.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]),
@@ -43,6 +48,9 @@ def read_list(bucket: str, kind: str) -> list[dict[str, Json]]:
             if _code(error) in NONE_YET:
                 return []
             raise
+        except (KeyError, ValueError) as error:
+            text = f"s3://{bucket}: {kind}: the answer holds no rules, so the service does not know it; set it up in its own way"
+            raise StoreError(text, kind="denied") from error
 
 
 def overwrites(bucket: str, prefix: str) -> str:
