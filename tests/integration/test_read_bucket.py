@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from fault_proxy import denied, no_bucket, slow_down
+from fault_proxy import Rule, denied, no_bucket, slow_down
 from products import product_row, recipe_for
 
 from zarrmill.config import S3
@@ -58,6 +58,24 @@ def test_store_that_cannot_be_asked_gets_no_verdict(shared_sources, s3_bucket, p
     with pytest.raises((UnknownStateError, SourceError)) as caught:
         validate(far.store, source=None, recipe=recipe, threads=2)
     assert isinstance(caught.value, ZarrmillError)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "told"), [(404, "NoSuchBucket", "there is no such bucket"), (403, "AccessDenied", "access denied")]
+)
+def test_a_listing_that_is_refused_says_why(s3_bucket, proxied, status, code, told):
+    proxy = proxied(s3_bucket.url)
+    buckets.use(S3(endpoint_url=proxy.url, retries=0))
+    body = f"<?xml version='1.0'?>\n<Error><Code>{code}</Code></Error>"
+    proxy.add(Rule(kind="answer", status=status, body=body))
+    store = s3_bucket.href("stores/x.zarr")
+    for ask in (lambda: Objects(store).is_empty(), lambda: list(Objects(store).keys())):
+        with pytest.raises(SourceError, match=told) as caught:
+            ask()
+        assert caught.value.kind == "denied"
+    with pytest.raises(UnknownStateError, match=told) as untold:
+        validate(store, source=None, recipe=recipe_for("S02MSIL2A"), threads=1)
+    assert untold.value.message.count("s3://") == 1
 
 
 def test_outage_while_zarr_python_reads_is_no_fault_of_the_source(shared_sources, tmp_path):

@@ -399,6 +399,13 @@ def _read_at(path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         os.close(file)
 
 
+def _refuses(error: BaseException) -> bool:
+    """Return whether a listing was refused, of which obstore tells the status in words alone."""
+    from obstore.exceptions import BaseError
+
+    return isinstance(error, BaseError) and any(status in str(error) for status in ("403 Forbidden", "401 Unauthorized"))
+
+
 class _Translated:
     """Turns errors of a place into ours. No generator: its frames would keep what a caller holds until the next collection."""
 
@@ -422,7 +429,7 @@ class _Translated:
             raise SourceError(
                 f"{self._place}: another object came in its place while it was read; plan again", kind="changed"
             ) from error
-        if isinstance(error, FileNotFoundError | known.NotFoundError) and "NoSuchBucket" in str(error):
+        if isinstance(error, known.BaseError | OSError) and "NoSuchBucket" in str(error):
             raise SourceError(f"{self._place}: there is no such bucket; check address and endpoint", kind="denied") from error
         if isinstance(error, FileNotFoundError | known.NotFoundError) and _NO_METHOD in str(error):
             raise SourceError(f"{self._place}: the server answers {_NO_METHOD}; check the address", kind="denied") from error
@@ -432,7 +439,7 @@ class _Translated:
             raise SourceError(f"{self._place}: the credentials are too old; renew them", kind="denied") from error
         if isinstance(error, known.BaseError | OSError) and CLOCK_WRONG in str(error):
             raise SourceError(f"{self._place}: the clock of this machine is wrong; set it", kind="denied") from error
-        if isinstance(error, PermissionError | known.PermissionDeniedError | known.UnauthenticatedError):
+        if isinstance(error, PermissionError | known.PermissionDeniedError | known.UnauthenticatedError) or _refuses(error):
             raise SourceError(f"{self._place}: access denied; check credentials and rights", kind="denied") from error
         if isinstance(error, known.BaseError | OSError):
             reason = str(error).split("\n")[0][:300]

@@ -75,7 +75,7 @@ class ArrayReader:
         if self.direct is None:
             return self.read_again(region)
         try:
-            with reachable(self.objects):
+            with reachable():
                 return _native(self.direct.read(region))
         except ChunkError as error:
             return str(error)
@@ -90,7 +90,7 @@ class ArrayReader:
             yield whole, self.read_again(region)
             return
         try:
-            with reachable(self.objects):
+            with reachable():
                 for place, values in self.direct.parts(region):
                     yield place, _native(values)
         except ChunkError as error:
@@ -101,10 +101,10 @@ class ArrayReader:
         from obstore.exceptions import BaseError
 
         try:
-            with reachable(self.objects):
+            with reachable():
                 return _native(np.asarray(self.array[region]))
         except BaseError as error:
-            with reachable(self.objects):
+            with reachable():
                 self._is_there()
             return _told(error)
         except _DECODE as error:
@@ -140,13 +140,13 @@ def _told(error: Exception) -> str:
 
 
 @contextmanager
-def reachable(objects: Objects) -> Iterator[None]:
-    """Turn an answer that did not come into ``UnknownStateError``: nothing can be said about the store."""
+def reachable() -> Iterator[None]:
+    """Turn an answer that did not come, or was refused, into ``UnknownStateError``: nothing can be said about the store."""
     try:
         yield
     except SourceError as error:
-        if error.retryable:
-            raise UnknownStateError(f"{objects.href}: {error.message}; validate again", kind="outage") from error
+        if error.retryable or error.kind == "denied":
+            raise UnknownStateError(f"{error.message}; validate again", kind="outage") from error
         raise
 
 
@@ -162,7 +162,7 @@ def list_sizes(objects: Objects) -> dict[str, int] | None:
     """
     if not can_list(objects):
         return None
-    with reachable(objects):
+    with reachable():
         try:
             sizes = dict(sorted(objects.keys()))
         except MissingObjectError:
@@ -181,13 +181,13 @@ def read_documents(objects: Objects, read: ByteReader, sizes: Mapping[str, int] 
     if sizes is not None:
         keys = [key for key in sizes if key.rpartition("/")[2] == "zarr.json"]
     else:
-        with reachable(objects):
+        with reachable():
             try:
                 root = objects.get("zarr.json")
             except MissingObjectError:
                 raise StoreError(f"{objects.href}: no zarr.json there; check the address", kind="missing") from None
         keys = ["zarr.json", *(f"{path}/zarr.json" for path in _consolidated_paths(root))]
-    with reachable(objects), ThreadPoolExecutor(max(threads, 1) * 4) as pool:
+    with reachable(), ThreadPoolExecutor(max(threads, 1) * 4) as pool:
         found = pool.map(lambda key: _get(read, key), keys)
         return {key.rpartition("/")[0]: data for key, data in zip(keys, found, strict=True) if data is not None}
 
@@ -251,7 +251,7 @@ class SourceReader:
 
     @cached_property
     def _tree(self) -> SourceTree:
-        with reachable(self.objects):
+        with reachable():
             return read_tree(self.objects)
 
     @property

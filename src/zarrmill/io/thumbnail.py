@@ -64,7 +64,7 @@ def _read(store: Objects, path: str) -> "tuple[NDArray[Any], NDArray[np.bool_]]"
 
 def _open(store: Objects, path: str) -> ArrayReader:
     try:
-        with reachable(store):
+        with reachable():
             document = json.loads(store.get(f"{path}/zarr.json"))
         outer = tuple(map(int, document["chunk_grid"]["configuration"]["chunk_shape"]))
     except MissingObjectError as error:

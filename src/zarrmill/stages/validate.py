@@ -238,7 +238,7 @@ def _check_digest(run: _Run) -> None:
     if run.tree.ours and not (isinstance(wanted, str) and _SHA256.match(wanted)):
         run.checks.expect(False, "structure.digest", "", f"attribute zarrmill is {stamp!r}, expected one with a tree_sha256")
     elif isinstance(wanted, str) and isinstance(run.read, HashedObjects):
-        with store_reader.reachable(run.store):
+        with store_reader.reachable():
             found = run.read.tree_sha256(run.threads)
         run.verified = run.checks.expect(found == wanted, "structure.digest", "", f"tree_sha256 {found}, the root says {wanted}")
 
@@ -385,7 +385,7 @@ def _reread(run: _Run, path: str) -> list[Outcome]:
 
 def _absent(run: _Run, path: str, index: tuple[int, ...]) -> str | None:
     key = run.tree.arrays[path].key(path, index)
-    with store_reader.reachable(run.store):
+    with store_reader.reachable():
         there = run.store.exists(key) if run.tree.sizes is None else key in run.tree.sizes
     return None if there else key
 
@@ -402,7 +402,7 @@ def _ask_readers(run: _Run, target: readers.Target | None) -> dict[str, str]:
     with run.step("readers"):
         if run.apart:
             return run.apart.ask(target)
-        with store_reader.reachable(run.store):
+        with store_reader.reachable():
             return readers.ask(names, run.store, target)
 
 
