@@ -22,11 +22,11 @@ from signing import without
 Kind = Literal["answer", "refuse", "latency", "hang", "cut", "reset", "throttle", "lost", "strip", "flip-up", "flip-down"]
 """What happens to a request.
 
-``answer`` gives ``status`` and ``body`` or an S3 error with ``code`` instead of passing the request on; ``refuse`` resets the connection at
-once; ``latency`` waits ``seconds`` first; ``hang`` says nothing for ``seconds``, then closes; ``cut`` closes and ``reset`` resets
-after ``n_bytes`` of the answer's body; ``throttle`` passes ``rate`` bytes a second each way; ``lost`` passes the request on
-and resets instead of answering; ``strip`` passes it on without the header ``header``; ``flip-up`` and ``flip-down`` change one
-byte in the middle of the body sent or received.
+``answer`` gives ``status`` and ``body``, or an S3 error with ``code``, instead of passing the request on; ``refuse`` resets the
+connection at once; ``latency`` waits ``seconds`` first; ``hang`` says nothing for ``seconds``, then closes; ``cut`` closes and
+``reset`` resets after ``n_bytes`` of the answer's body; ``throttle`` passes ``rate`` bytes a second each way; ``lost`` passes the
+request on and resets instead of answering; ``strip`` passes it on without the header ``header``; ``flip-up`` and ``flip-down``
+change one byte in the middle of the body sent or received.
 """
 
 _PIECE = 1 << 16

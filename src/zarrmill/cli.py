@@ -357,11 +357,13 @@ def _buckets(settings: Settings, *, execute: bool, show_only: bool) -> int:
             dangers = next(now.dangers for now in look(settings) if now.kept.bucket == state.kept.bucket)
         for danger in dangers:
             print(f"  DATA WOULD BE LOST: {danger}")
+        for reason in state.unknown:
+            print(f"  not known: {reason}")
         for change in state.changes:
             print(f"  {'changed' if execute else 'to change'}: {change}")
-        if not state.changes and not dangers:
+        if not state.changes and not dangers and not state.unknown:
             print("  as it should be")
-        left = left or bool(dangers or (state.changes and show_only))
+        left = left or bool(dangers or state.unknown or (state.changes and show_only))
     if not execute and not show_only and any(state.changes for state in states):
         print("nothing was changed; run it with --execute")
     return EXIT_FAILED if left else EXIT_OK

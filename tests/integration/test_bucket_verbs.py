@@ -130,6 +130,21 @@ def test_the_command_shows_first_and_changes_only_when_told_to(admin: Any, s3_bu
     assert run("setup", "--execute") == (0, f"s3://{s3_bucket.name}\n  as it should be\n")
 
 
+def test_the_command_tells_what_a_service_does_not_know(
+    admin: Any, s3_bucket: Bucket, proxied: Callable[[str], FaultProxy], tmp_path: Path
+) -> None:
+    proxy = proxied(s3_bucket.url)
+    proxy.add(Rule(kind="answer", status=501, code="NotImplemented", path=r"\?lifecycle"))
+    config = tmp_path / "config.yaml"
+    chosen = settings(s3_bucket, s3={"endpoint_url": proxy.url, "retries": 0}, bucket_rules={"versioning": "off"})
+    config.write_text(yaml.safe_dump(chosen.model_dump(mode="json", exclude_none=True)))
+    for verb in (("check",), ("setup", "--execute")):
+        done = CliRunner().invoke(app, ["bucket", *verb, "--config", str(config)])
+        assert done.exit_code == 4
+        assert "not known: s3://" in done.output
+        assert "as it should be" not in done.output
+
+
 def test_a_bucket_that_would_lose_data_starts_no_run(admin: Any, s3_bucket: Bucket) -> None:
     with pytest.raises(ConfigError, match="versioning is off"):
         guard(settings(s3_bucket))
@@ -159,13 +174,25 @@ def test_an_outage_is_no_answer(s3_bucket: Bucket, proxied: Callable[[str], Faul
             guard(settings(s3_bucket))
 
 
-def test_a_service_without_such_rules_is_told(admin: Any, s3_bucket: Bucket, proxied: Callable[[str], FaultProxy]) -> None:
+@pytest.mark.parametrize("kind", ["lifecycle", "versioning", "cors", "policy"])
+def test_a_service_without_such_rules_is_told_and_the_rest_is_looked_at(
+    admin: Any, s3_bucket: Bucket, proxied: Callable[[str], FaultProxy], kind: str
+) -> None:
     proxy = proxied(s3_bucket.url)
     buckets.use(S3(endpoint_url=proxy.url, retries=0))
-    proxy.add(Rule(kind="answer", status=501, code="NotImplemented", path="lifecycle"))
-    guard(settings(s3_bucket, bucket_rules={}))
-    with pytest.raises(StoreError, match="does not know it"):
-        look(settings(s3_bucket))
+    proxy.rules = [Rule(kind="answer", status=501, code="NotImplemented", path=rf"\?{kind}"), no_conditions()]
+    with pytest.raises(ConfigError, match="ignores If-None-Match"):
+        guard(settings(s3_bucket, bucket_rules={}))
+    (state,) = look(settings(s3_bucket))
+    assert ["does not know it" in reason for reason in state.unknown] == [True]
+    assert ["ignores If-None-Match" in danger for danger in state.dangers][-1]
+    assert not [change for change in state.changes if kind in change]
+    setup(state)
+    (after,) = look(settings(s3_bucket))
+    assert (after.changes, after.unknown) == ((), state.unknown)
+    if kind in ("cors", "policy"):
+        (plain,) = look(settings(s3_bucket, bucket_rules={}))
+        assert plain.unknown == (), "what is not wanted is not missed"
 
 
 @pytest.mark.parametrize("kind", ["lifecycle", "cors", "policy"])

@@ -19,10 +19,14 @@ KINDS = ("lifecycle", "cors", "policy")
 """Lists of rules that a bucket has."""
 
 
+class NotKnownError(StoreError):
+    """The service has no such rules."""
+
+
 def read_versioning(bucket: str) -> bool:
     """Return whether the bucket keeps what is overwritten and deleted.
 
-    Raises: UnknownStateError: no answer; StoreError: access denied, no such bucket, or the service does not know this.
+    Raises: UnknownStateError: no answer; StoreError: access denied, no such bucket; NotKnownError: a service without versions.
     """
     with _reading(bucket, "versioning"):
         return bool(buckets.client(bucket).get_bucket_versioning(Bucket=bucket).get("Status") == "Enabled")
@@ -50,7 +54,7 @@ def read_list(bucket: str, kind: str) -> list[dict[str, Json]]:
             raise
         except (KeyError, ValueError) as error:
             text = f"s3://{bucket}: {kind}: the answer holds no rules, so the service does not know it; set it up in its own way"
-            raise StoreError(text, kind="denied") from error
+            raise NotKnownError(text, kind="denied") from error
 
 
 def overwrites(bucket: str, prefix: str) -> str:
@@ -116,7 +120,7 @@ def _reading(bucket: str, what: str) -> Iterator[None]:
             if reason in ("denied", "clock", "bucket"):
                 raise buckets.write_failure(error, place) from error
             if _code(error) in NOT_KNOWN:
-                raise StoreError(f"{place}: the service does not know it; set it up in its own way", kind="denied") from error
+                raise NotKnownError(f"{place}: the service does not know it; set it up in its own way", kind="denied") from error
             raise
 
 

@@ -1,13 +1,14 @@
 """``bucket``: whether the buckets of a run are as they should be, making them so; no run where data would be lost."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from zarrmill.config import Settings
 from zarrmill.core.bucket_rules import Kept, Rule, Rules, dangers, differs, kept_in, merged, of_others, same, wanted_rules
 from zarrmill.errors import ConfigError, StoreError, UnknownStateError
 from zarrmill.io import bucket as buckets
-from zarrmill.io.bucket_rules import KINDS, enable_versioning, overwrites, read_list, read_versioning, write_list
+from zarrmill.io.bucket_rules import KINDS, NotKnownError, enable_versioning, overwrites, read_list, read_versioning, write_list
 from zarrmill.io.logs import logger
 
 log = logger()
@@ -24,6 +25,8 @@ class BucketState:
     wanted: Rules
     dangers: tuple[str, ...]
     """What would lose data of ours, in words."""
+    unknown: tuple[str, ...] = ()
+    """What we want and the service does not know, in words."""
 
     @property
     def changes(self) -> tuple[str, ...]:
@@ -42,7 +45,7 @@ class BucketState:
 
 
 def look(settings: Settings) -> tuple[BucketState, ...]:
-    """Return the state of every bucket that this run keeps something in.
+    """Return the state of every bucket that this run keeps something in. What a service does not know is no error here.
 
     Raises: UnknownStateError: no answer; StoreError: access denied, no such bucket.
     """
@@ -115,10 +118,24 @@ def _check_conditions(places: Sequence[Kept]) -> None:
 
 
 def _looked(settings: Settings, kept: Kept) -> BucketState:
-    wanted = wanted_rules(settings.bucket_rules, kept)
-    lists = {kind: tuple(read_list(kept.bucket, kind)) for kind in KINDS}
-    found = Rules(versioning=read_versioning(kept.bucket), **lists)
+    wanted, unknown = wanted_rules(settings.bucket_rules, kept), list[str]()
+    versioning = _known(partial(read_versioning, kept.bucket), wanted.versioning, unknown)
+    lists = {kind: tuple(_known(partial(read_list, kept.bucket, kind), list(getattr(wanted, kind)), unknown)) for kind in KINDS}
+    found = Rules(versioning=versioning, **lists)
     told = dangers(found, wanted, kept, settings.bucket_rules)
     faults = [fault for prefix in kept.prefixes if (fault := overwrites(kept.bucket, prefix))]
     told += [f"{fault}; {_TWO_WRITERS}; use another service" for fault in faults[:1]]
-    return BucketState(kept, found, wanted, tuple(told))
+    return BucketState(kept, found, wanted, tuple(told), tuple(unknown))
+
+
+def _known[T](read: Callable[[], T], wanted: T, unknown: list[str]) -> T:
+    """Return what there is. What the service does not know counts as it is wanted: nothing here can change it.
+
+    Args: unknown: told of it when anything is wanted.
+    """
+    try:
+        return read()
+    except NotKnownError as error:
+        if wanted:
+            unknown.append(error.message)
+        return wanted
