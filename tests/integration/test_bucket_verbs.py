@@ -145,6 +145,19 @@ def test_the_command_tells_what_a_service_does_not_know(
         assert "as it should be" not in done.output
 
 
+def test_a_change_that_is_refused_is_not_told_as_made(
+    admin: Any, s3_bucket: Bucket, proxied: Callable[[str], FaultProxy], tmp_path: Path
+) -> None:
+    proxy = proxied(s3_bucket.url)
+    proxy.add(Rule(kind="answer", method="PUT", status=501, code="NotImplemented", path=r"\?versioning"))
+    config = tmp_path / "config.yaml"
+    chosen = settings(s3_bucket, s3={"endpoint_url": proxy.url, "retries": 0})
+    config.write_text(yaml.safe_dump(chosen.model_dump(mode="json", exclude_none=True)))
+    done = CliRunner().invoke(app, ["bucket", "setup", "--execute", "--config", str(config)])
+    assert isinstance(done.exception, StoreError) or done.exit_code == 4
+    assert "changed:" not in done.output
+
+
 def test_a_bucket_that_would_lose_data_starts_no_run(admin: Any, s3_bucket: Bucket) -> None:
     with pytest.raises(ConfigError, match="versioning is off"):
         guard(settings(s3_bucket))
