@@ -194,6 +194,22 @@ def test_an_outage_is_never_an_absence(s3_bucket: Bucket, proxied: Proxied, rule
     assert place.read_text() == "{}"
 
 
+def test_a_state_that_cannot_be_asked_for_lack_of_credentials_is_unknown(
+    s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    buckets.use(S3(endpoint_url=s3_bucket.url))
+    place = place_of(s3_bucket.href("state/a.json"))
+    for ask in (place.exists, place.read_bytes, lambda: Listing(place.parent).get(place)):
+        with pytest.raises(UnknownStateError, match="no credentials for S3"):
+            ask()
+    with pytest.raises(StoreError, match="no credentials for S3"):
+        place.write_text("{}")
+
+
 def test_the_age_of_a_heartbeat_in_a_bucket_is_told_by_the_clock_of_the_bucket(
     s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

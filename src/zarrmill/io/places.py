@@ -278,6 +278,8 @@ def reading(place: Place) -> Iterator[None]:
     """Translate what a read raises; a missing object stays ``FileNotFoundError``."""
     try:
         yield
+    except StoreError as error:  # no credentials: nothing was asked
+        raise UnknownStateError(f"{place}: cannot read the state: {error.message}; nothing was decided", kind="outage") from error
     except (FileNotFoundError, NotADirectoryError) as error:
         if _is_no_bucket(error):
             raise _unknown(place, error) from error
