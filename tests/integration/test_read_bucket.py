@@ -78,6 +78,16 @@ def test_a_listing_that_is_refused_says_why(s3_bucket, proxied, status, code, to
     assert untold.value.message.count("s3://") == 1
 
 
+def test_a_service_that_knows_no_ranges_is_asked_for_whole_objects(s3_bucket, proxied):
+    s3_bucket.put("a", bytes(range(200)))
+    proxy = proxied(s3_bucket.url)
+    buckets.use(S3(endpoint_url=proxy.url, retries=0))
+    proxy.add(Rule(kind="strip", method="GET", header="range"))
+    objects = Objects(s3_bucket.href())
+    assert objects.get_range("a", 5, 3) == bytes([5, 6, 7])
+    assert objects.get_ranges("a", [(0, 2), (198, 9)]) == [bytes([0, 1]), bytes([198, 199])]
+
+
 def test_outage_while_zarr_python_reads_is_no_fault_of_the_source(shared_sources, tmp_path):
     near, _ = converted(shared_sources["l2a"], tmp_path)
     store = Objects(near.store)

@@ -129,12 +129,14 @@ class Objects:
         if self.local is not None:
             with _Translated(f"{self.href}/{key}"):
                 return _read_at(f"{self.local}/{key}", ranges)
-        from obstore.exceptions import NotSupportedError
+        from obstore.exceptions import GenericError, NotSupportedError
 
         with _Translated(f"{self.href}/{key}"):
             try:
                 return self._near(key, ranges)
-            except NotSupportedError:
+            except (NotSupportedError, GenericError) as error:
+                if not isinstance(error, NotSupportedError) and _NO_RANGES not in str(error):
+                    raise
                 whole = self.get(key)
                 return [whole[start : start + length] for start, length in ranges]
 
@@ -363,6 +365,9 @@ class _BrokenOffError(OSError):
 
 _NO_LENGTH = "Content-Length Header missing"
 """obstore's words for an answer that does not tell how long it is."""
+
+_NO_RANGES = "non-partial response"
+"""obstore's words for a bucket's answer that is not the range that was asked for."""
 
 _NO_METHOD = "405 Method Not Allowed"
 """Words of a server that does not do what was asked, whatever is there; obstore takes them for an absent object."""
