@@ -4,7 +4,7 @@ import hashlib
 import json
 import threading
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +104,24 @@ def test_objects_of_any_size_arrive_whole_with_their_tag(s3_bucket, n_bytes):
         tag = client.head_object(Bucket=s3_bucket.name, Key="stores/a.zarr/x/c/0")["ETag"]
     assert tag == f'"{item.etag}"'
     assert ("-" in item.etag) == (n_bytes >= 5 * MIB)
+
+
+def test_parts_that_are_tagged_as_one_object_cannot_be_checked_and_larger_parts_help(s3_bucket, proxied):
+    proxy, data = proxied(s3_bucket.url), noise(6 * MIB)
+    body = f"<CompleteMultipartUploadResult><ETag>{hashlib.md5(data).hexdigest()}</ETag></CompleteMultipartUploadResult>"
+    proxy.add(Rule("answer", method="POST", path="uploadId=", status=200, body=body))
+    for part_mb in (5, 8):
+        buckets.use(S3(endpoint_url=proxy.url, part_mb=part_mb, lease_s=2, retries=0))
+        writer = writer_of(s3_bucket)
+        with ExitStack() as stack:
+            if part_mb == 5:
+                caught = stack.enter_context(pytest.raises(StoreError, match=r"raise s3\.part_mb above"))
+            with writer.locked():
+                sink = writer.sink("x")
+                sink.append(data)
+                writer.seal(b"{}", [sink.close()])
+        assert not caught.value.retryable
+    assert s3_bucket.contents("stores/a.zarr/") == {"x": data, "zarr.json": b"{}"}
 
 
 def test_parts_on_their_way_out_are_bounded(s3_bucket, proxied, monkeypatch):
