@@ -259,13 +259,16 @@ def reason_of(error: Exception) -> tuple[Reason, str]:
         return "bucket", text
     if code in _ABSENT:
         return "absent", text
+    if code.startswith("BucketAlready"):  # a service that takes what it does not know for the wish to make a bucket
+        return "refused", text
     if status in (409, 412):
         return "exists", text
     if code == CLOCK_WRONG:
         return "clock", text
     if status in (401, 403) or code in _DENIED:
         return "denied", text
-    return ("outage" if status >= 500 or status == 429 or code in _PASSING else "refused"), text
+    passes = (status >= 500 and status != 501) or status == 429 or code in _PASSING
+    return ("outage" if passes else "refused"), text
 
 
 def n_repeated(error: Exception) -> int:
