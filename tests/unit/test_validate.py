@@ -18,6 +18,8 @@ from typing import Any
 import geozarr_reference as ref
 import numpy as np
 import pytest
+import rioxarray  # noqa: F401 - registers the accessor
+import xarray as xr
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -294,6 +296,17 @@ def test_store_that_does_not_answer_a_reader_is_an_outage(name: str, apart: bool
         with pytest.raises(SourceError) as refused:
             ask((name,), Objects(href, timeout_s=1, retries=0), target)
         assert refused.value.retryable
+
+
+@pytest.mark.parametrize(("pixel", "epsg"), [(10.0, 32632), (9e-5, 4326)], ids=["metres", "degrees"])
+def test_reader_that_sees_a_corner_a_hundredth_of_a_pixel_off_fails(tmp_path: Path, pixel: float, epsg: int) -> None:
+    centres = (np.arange(1000) + 0.5) * pixel
+    raster = xr.Dataset({"b02": (("y", "x"), np.ones((1000, 1000), "u1"))}, {"y": 45 - centres, "x": 12 + centres})
+    raster.rio.write_crs(epsg).to_zarr(tmp_path, zarr_format=3, consolidated=False)
+    target = replace(TARGET, shape=(1000, 1000), transform=(pixel, 0.0, 12.0, 0.0, -pixel, 45.0), epsg=epsg)
+    assert ask(("rioxarray",), Objects(str(tmp_path)), target) == {"rioxarray": "ok"}
+    wider = replace(target, transform=(pixel * (1 + 1e-5), *target.transform[1:]))  # type: ignore[index]
+    assert ask(("rioxarray",), Objects(str(tmp_path)), wider)["rioxarray"].startswith("failed: ReaderProblem: transform is")
 
 
 def test_reader_is_asked_again_before_it_fails_a_remote_store(monkeypatch: pytest.MonkeyPatch) -> None:
