@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pystac
 import pytest
 import structlog
+import zarr
 from PIL import Image
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 from stac_stores import DATA, L1C_ID, SCHEMAS, Case, build_case, consolidate, receipt_of, report_of, write_store
@@ -557,6 +558,20 @@ def test_collection_without_recipe_is_a_configuration_error(tmp_path: Path) -> N
     cases = two_products(tmp_path)
     with pytest.raises(ConfigError, match="S02MSIL1C"):
         build_catalog(cases[0].settings, {}, cases[0].state, [cases[1].product])
+
+
+@pytest.mark.parametrize("has_own", [True, False])
+def test_levels_of_a_map_say_whether_they_have_consolidated_metadata(tmp_path: Path, has_own: bool) -> None:
+    case, path = build_case(tmp_path), "conditions/mask/l2a_classification"
+    store = Path(case.receipt.store)
+    zarr.open_group(store / path, mode="r+").attrs["multiscales"] = {"layout": [{"asset": "r20m"}, {"asset": "r60m"}]}
+    if has_own:
+        with pytest.warns(UserWarning, match="Consolidated metadata"):
+            zarr.consolidate_metadata(store, path=path, zarr_format=3)
+    consolidate(store)
+    receipt = receipt_of(case.product, store)
+    assets = run(replace(case, receipt=receipt, report=report_of(receipt)))["assets"]
+    assert (assets["SCL"]["zarr:consolidated"], assets["SCL_20m"]["zarr:consolidated"]) == (has_own, False)
 
 
 def test_group_without_own_consolidated_metadata_is_said_so(tmp_path: Path) -> None:

@@ -378,7 +378,7 @@ def inputs(tmp_path: Path, root: Mapping[str, Any], **changes: Any) -> ItemInput
         "source_item": {},
         "nodes": Nodes(root),
         "root_file": File("../store.zarr/zarr.json", 10, "ab" * 32),
-        "group_consolidated": True,
+        "consolidated": frozenset({"measurements/reflectance"}),
         "thumbnail": None,
         "recipe_item": Item(),
         "recipe": "s2-l2a",
@@ -433,8 +433,9 @@ def test_map_with_overviews_has_an_asset_for_its_levels_beside_the_finest(tmp_pa
     nodes |= {path: node(), f"{path}/r20m": node(), f"{path}/r20m/scl": node([180, 180])}
     assert "SCL" not in build_item(inputs(tmp_path, root))["assets"]
     nodes[path]["attributes"]["multiscales"] = {"layout": [{"asset": "r20m"}]}
-    item = build_item(inputs(tmp_path, root))
+    item = build_item(inputs(tmp_path, root, consolidated=frozenset({path})))
     levels, finest = item["assets"]["SCL"], item["assets"]["SCL_20m"]
+    assert (levels["zarr:consolidated"], finest["zarr:consolidated"]) == (True, False)
     assert (levels["href"], finest["href"]) == (f"../store.zarr/{path}", f"../store.zarr/{path}/r20m")
     assert levels["type"] == "application/vnd.zarr; version=3; profile=multiscales"
     assert levels["bands"] == finest["bands"]

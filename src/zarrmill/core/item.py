@@ -79,8 +79,8 @@ class ItemInputs:
     """Metadata of the store."""
     root_file: File
     """Root ``zarr.json`` of the store."""
-    group_consolidated: bool
-    """Whether the multiscales group has consolidated metadata of its own."""
+    consolidated: frozenset[str]
+    """Groups of levels that have consolidated metadata of their own."""
     thumbnail: File | None
     recipe_item: Item
     """What the recipe says about items."""
@@ -145,7 +145,7 @@ def _mapping(attributes: Mapping[str, Json], key: str) -> Mapping[str, Json]:
 
 def _assets(inputs: ItemInputs) -> dict[str, Json]:
     pyramid = read_pyramid(inputs.nodes, inputs.receipt.store)
-    assets = store_assets(inputs.nodes, pyramid, inputs.hrefs.store, inputs.group_consolidated)
+    assets = store_assets(inputs.nodes, pyramid, inputs.hrefs.store, inputs.consolidated)
     assets["product-metadata"] = {
         **inputs.hrefs.store.node("zarr.json"),
         "type": "application/json",

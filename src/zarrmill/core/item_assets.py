@@ -1,7 +1,7 @@
 """Assets of an item: groups of the store with their bands, and the files beside it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 from zarrmill.core.bands import S2_BANDS, band_order
@@ -72,8 +72,8 @@ class StoreHref:
         return fields
 
 
-def store_assets(nodes: Nodes, pyramid: Pyramid, place: StoreHref, consolidated: bool) -> dict[str, Json]:
-    """Return the assets that are groups of the store; ``consolidated`` tells of the multiscales group itself."""
+def store_assets(nodes: Nodes, pyramid: Pyramid, place: StoreHref, consolidated: Set[str]) -> dict[str, Json]:
+    """Return the assets that are groups of the store; ``consolidated`` names the groups of levels that have its metadata."""
     assets = {
         main_asset(pyramid): {
             **place.node(pyramid.path),
@@ -83,7 +83,7 @@ def store_assets(nodes: Nodes, pyramid: Pyramid, place: StoreHref, consolidated:
             "gsd": whole(pyramid.levels[0].size_m),
             "zarr:node_type": "group",
             "zarr:zarr_format": 3,
-            "zarr:consolidated": consolidated,
+            "zarr:consolidated": pyramid.path in consolidated,
             **projection(pyramid.code, pyramid.levels[0].grid),
             "bands": pyramid_bands(pyramid),
         },
@@ -98,7 +98,7 @@ def store_assets(nodes: Nodes, pyramid: Pyramid, place: StoreHref, consolidated:
         },
     }
     for layer in LAYERS:
-        assets.update(_layer_asset(nodes, layer, place))
+        assets.update(_layer_asset(nodes, layer, place, consolidated))
     return assets
 
 
@@ -204,7 +204,7 @@ def _title(pyramid: Pyramid) -> str:
     return f"{known[0]} reflectance (multiscales group)" if len(known) == 1 else "Reflectance (multiscales group)"
 
 
-def _layer_asset(nodes: Nodes, layer: Layer, place: StoreHref) -> dict[str, Json]:
+def _layer_asset(nodes: Nodes, layer: Layer, place: StoreHref, consolidated: Set[str]) -> dict[str, Json]:
     sizes = {int(m[1]): m[0] for m in (re.fullmatch(r"r(\d+)m", name) for name in nodes.groups_under(layer.path)) if m}
     for size_m in sorted(sizes):
         path = f"{layer.path}/{sizes[size_m]}"
@@ -225,14 +225,12 @@ def _layer_asset(nodes: Nodes, layer: Layer, place: StoreHref) -> dict[str, Json
             **(projection(code if isinstance(code, str) else None, grid) if grid else {}),
             "bands": [{"name": layer.array, **_values(array)}],
         }
-        return {f"{layer.key}_{size_m}m": fields} | _pyramid_asset(nodes, layer, place, fields)
+        own = {f"{layer.key}_{size_m}m": fields}
+        return own | (_pyramid_asset(layer, place, fields, consolidated) if layer.path in nodes.pyramids else {})
     return {}
 
 
-def _pyramid_asset(nodes: Nodes, layer: Layer, place: StoreHref, finest: Mapping[str, Json]) -> dict[str, Json]:
-    """Return the asset of a layer that has overviews: the group that holds its levels; else nothing."""
-    if "multiscales" not in nodes.attributes_of(layer.path):
-        return {}
+def _pyramid_asset(layer: Layer, place: StoreHref, finest: Mapping[str, Json], consolidated: Set[str]) -> dict[str, Json]:
+    """Return the asset of a layer that has overviews: the group that holds its levels."""
     named = {"type": MULTISCALES, "title": f"{layer.title} (multiscales group, array {layer.array})"}
-    kept = {key: value for key, value in finest.items() if key != "zarr:consolidated"}
-    return {layer.key: {**kept, **place.node(layer.path), **named}}
+    return {layer.key: {**finest, **place.node(layer.path), **named, "zarr:consolidated": layer.path in consolidated}}

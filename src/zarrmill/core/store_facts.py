@@ -98,6 +98,11 @@ class Nodes:
         """Attributes of one node; empty when there is no such node."""
         return _mapping(_mapping(self.nodes.get(path)).get("attributes"))
 
+    @property
+    def pyramids(self) -> tuple[str, ...]:
+        """Paths of the groups that hold levels, sorted."""
+        return tuple(sorted(path for path in self.nodes if "multiscales" in self.attributes_of(path)))
+
     def groups_under(self, path: str) -> tuple[str, ...]:
         """Names of the groups directly below ``path``, sorted."""
         return tuple(name for name, node in self._children(path) if _mapping(node).get("node_type") == "group")
@@ -126,8 +131,7 @@ def read_pyramid(nodes: Nodes, store: str) -> Pyramid:
 
     Raises: ConformanceError: there is none, or it lacks its layout or coordinate reference system.
     """
-    candidates = sorted(path for path in nodes.nodes if path.startswith("measurements/"))
-    path = next((path for path in candidates if "multiscales" in nodes.attributes_of(path)), None)
+    path = next((path for path in nodes.pyramids if path.startswith("measurements/")), None)
     if path is None:
         raise ConformanceError(f"{store}: no multiscales group under measurements; validate the store", kind="item")
     attributes = nodes.attributes_of(path)

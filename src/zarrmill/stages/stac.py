@@ -62,7 +62,6 @@ def stac(
         )
     nodes = Nodes(_parse(root, receipt.store))
     pyramid = read_pyramid(nodes, receipt.store)
-    group = _parse(_read(store, f"{pyramid.path}/zarr.json"), receipt.store)
     hrefs = _hrefs(record, receipt, settings, recipe, state)
     item = build_item(
         ItemInputs(
@@ -70,7 +69,7 @@ def stac(
             source_item=record.item,
             nodes=nodes,
             root_file=File(f"{hrefs.store.href}/zarr.json", len(root), receipt.root_sha256),
-            group_consolidated="consolidated_metadata" in group,
+            consolidated=_consolidated(store, nodes),
             thumbnail=_thumbnail(store, pyramid, receipt.product, recipe, state),
             recipe_item=recipe.item,
             recipe=recipe.name,
@@ -162,6 +161,12 @@ def _read(store: Objects, key: str) -> bytes:
         return store.get(key)
     except MissingObjectError as error:
         raise StoreError(f"{store.href}/{key}: not there, the store is not sealed; convert again", kind="missing") from error
+
+
+def _consolidated(store: Objects, nodes: Nodes) -> frozenset[str]:
+    """Return the groups of levels that have consolidated metadata of their own; the root's does not tell."""
+    documents = {path: _parse(_read(store, f"{path}/zarr.json"), f"{store.href}/{path}") for path in nodes.pyramids}
+    return frozenset(path for path, document in documents.items() if "consolidated_metadata" in document)
 
 
 def _parse(data: bytes, place: str) -> Json:
