@@ -121,7 +121,7 @@ def build_catalog(
     for collection, members in sorted(groups.items()):
         _write_collection(collection, members, settings, _recipe_of(members[0][0], recipes), state)
     _remove_stale(state.catalog, set(groups))
-    _write_parquet([item for _, members in sorted(groups.items()) for _, item in members], state.catalog / "items.parquet")
+    _write_parquet([one for _, members in sorted(groups.items()) for one in members], state, state.catalog / "items.parquet")
     document = catalog_document(settings.run, _catalog_links(settings, state, sorted(groups)))
     _check_document(document, settings)
     target = catalog or state.catalog / "catalog.json"
@@ -313,11 +313,24 @@ def _self_link(settings: Settings, state: State, place: Place) -> list[Json]:
     return [{"rel": "self", "href": href, "type": "application/json"}] if href else []
 
 
-def _write_parquet(items: Sequence[Json], place: Place) -> None:
-    if items:
-        write_items(items, place)
+def _write_parquet(members: Sequence[tuple[Product, Json]], state: State, place: Place) -> None:
+    if members:
+        write_items([_seen_from(place, item, state.target("stac", product), state) for product, item in members], place)
     else:
         place.unlink()
+
+
+def _seen_from(place: Place, item: Json, own: Place, state: State) -> Json:
+    """Return the item of the document ``own`` with relative addresses that start from the document ``place`` instead."""
+    up = "../" * place.key_in(state.root).count("/")
+    folder = posixpath.join(up, posixpath.dirname(own.key_in(state.root)))
+
+    def turned(entry: Json) -> Json:
+        absolute = "://" in entry["href"] or entry["href"].startswith("/")
+        return entry if absolute else {**entry, "href": posixpath.normpath(posixpath.join(folder, entry["href"]))}
+
+    assets = {key: turned(asset) for key, asset in item["assets"].items()}
+    return {**item, "assets": assets, "links": [turned(link) for link in item["links"]]}
 
 
 def _remove_stale(catalog: Place, wanted: set[str]) -> None:
