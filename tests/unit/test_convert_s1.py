@@ -122,6 +122,18 @@ def test_xarray_opens_the_tree_with_coordinates_in_metres(stores):
         assert tree["conditions/vv/gcp/latitude"].shape == (10, 21)
 
 
+def test_tables_have_the_coordinates_that_the_source_names(sources, stores):
+    (image,) = (name for name in sorted(zarr.open_group(sources["flat"], mode="r").group_keys()) if name.endswith("_VV"))
+    with (
+        xr.open_datatree(sources["flat"], engine="zarr", chunks=None) as given,
+        xr.open_datatree(stores["flat"], engine="zarr", chunks=None) as made,
+    ):
+        for path in ("conditions/gcp", "quality/calibration"):
+            top, _, rest = path.partition("/")
+            assert set(made[f"{top}/vv/{rest}"].coords) == set(given[f"{image}/{path}"].coords) >= {"line"}
+        assert "coordinates" not in made["measurements/grd/r10m/vv"].encoding
+
+
 def test_same_bytes_on_every_run_and_any_thread_count(sources, stores, tmp_path):
     again = run(sources["grid"], tmp_path, threads=1)
     assert files(again.store) == files(stores["grid"])

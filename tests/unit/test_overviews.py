@@ -5,6 +5,7 @@ from pathlib import Path
 import geozarr_reference as ref
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 from builders import set_array_field, set_attr
 from products import product_row, recipe_for
@@ -86,6 +87,16 @@ def test_layout_says_what_was_done(store: zarr.Group) -> None:
             made = [a for _, a in group[entry["asset"]].arrays() if "resampling_method" in a.attrs]
             assert entry.get("resampling_method") == (rule if made else None)
         assert store.metadata.consolidated_metadata is not None
+
+
+def test_arrays_name_the_auxiliary_coordinates_that_their_group_has(
+    shared_sources: dict[str, Path], receipt: ConvertReceipt
+) -> None:
+    given = xr.open_datatree(shared_sources["l2a"], engine="zarr", chunks=None)
+    made = xr.open_datatree(receipt.store, engine="zarr", chunks=None)
+    for path, some in (("conditions/meteorology/cams", "time"), ("quality/probability/r20m", "band")):
+        assert set(made[path].coords) == set(given[path].coords) >= {some}
+    assert "coordinates" not in zarr.open_array(receipt.store, path="quality/probability/r60m/cld", mode="r").attrs
 
 
 def test_method_is_not_claimed_for_levels_that_the_producer_made(store: zarr.Group) -> None:

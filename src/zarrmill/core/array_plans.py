@@ -2,6 +2,7 @@
 
 import fnmatch
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from zarrmill.config import Pixels
 from zarrmill.core import conventions as cv
 from zarrmill.core.chunking import chunk_shape, shard_shape
 from zarrmill.errors import SourceError
-from zarrmill.model import ArrayPlan, Grid, SourceArray
+from zarrmill.model import ArrayPlan, Grid, SourceArray, StorePlan
 
 
 def is_raster(array: SourceArray) -> bool:
@@ -48,7 +49,8 @@ def raster_plan(
 def map_attributes(array: SourceArray) -> dict[str, Any]:
     """Return the attributes of a raster that is no measurement: masks, classes, probabilities, quick-looks."""
     flags = cv.class_attributes(array.path, array.attributes)
-    carried = cv.carried_attributes(array.attributes) | flags | {"grid_mapping": "spatial_ref"}
+    named = cv.named_coordinates(array.attributes)
+    carried = cv.carried_attributes(array.attributes) | named | flags | {"grid_mapping": "spatial_ref"}
     return carried if "flag_values" in carried else carried | fill_attribute(array)  # no class is masked
 
 
@@ -57,7 +59,7 @@ def copy_plan(array: SourceArray) -> ArrayPlan:
     check_kind(array)
     axis = array.name if array.name in ("x", "y") and array.dims == (array.name,) else None
     dtype = "<f8" if axis and array.dtype != "string" else array.dtype
-    attributes = cv.carried_attributes(array.attributes) | fill_attribute(array)
+    attributes = cv.carried_attributes(array.attributes) | cv.named_coordinates(array.attributes) | fill_attribute(array)
     if axis:
         attributes |= cv.coordinate_attributes(axis)
         attributes.pop("_FillValue", None)
@@ -74,6 +76,21 @@ def coordinate_plans(path: str, grid: Grid) -> list[tuple[ArrayPlan, Grid]]:
         (ArrayPlan(f"{path}/x", (width,), "<f8", (width,), None, ("x",), "NaN", cv.coordinate_attributes("x", grid.crs)), grid),
         (ArrayPlan(f"{path}/y", (height,), "<f8", (height,), None, ("y",), "NaN", cv.coordinate_attributes("y", grid.crs)), grid),
     ]
+
+
+def with_own_coordinates(plan: StorePlan) -> StorePlan:
+    """Return the plan without names in ``coordinates`` of arrays that the store has not in the same group."""
+    paths = {array.path for array in plan.arrays}
+
+    def checked(array: ArrayPlan) -> ArrayPlan:
+        attributes = dict(array.attributes)
+        group = array.path.rpartition("/")[0]
+        names = str(attributes.pop("coordinates", "")).split()
+        known = [name for name in names if f"{group}/{name}".lstrip("/") in paths and name not in array.dims]
+        return replace(array, attributes=attributes | ({"coordinates": " ".join(known)} if known else {}))
+
+    rasters = (replace(task, outputs=tuple((factor, checked(made)) for factor, made in task.outputs)) for task in plan.rasters)
+    return replace(plan, rasters=tuple(rasters), copies=tuple((source, checked(made)) for source, made in plan.copies))
 
 
 def fill_value(array: SourceArray) -> Any:

@@ -148,6 +148,12 @@ def carried_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return carried
 
 
+def named_coordinates(attributes: Mapping[str, Any]) -> dict[str, str]:
+    """Return the CF attribute of an array that names its auxiliary coordinates, e.g. ``band``; empty where there is none."""
+    named = attributes.get("coordinates")
+    return {"coordinates": named} if isinstance(named, str) else {}
+
+
 def reflectance_attributes(attributes: Mapping[str, Any], standard_name: str) -> dict[str, Any]:
     """Return the CF attributes of a reflectance array; scale and offset are the source's own."""
     return {**carried_attributes(attributes), "_FillValue": 0, "units": "1", "standard_name": standard_name}

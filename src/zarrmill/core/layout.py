@@ -20,6 +20,7 @@ from zarrmill.core.array_plans import (
     is_raster,
     map_attributes,
     raster_plan,
+    with_own_coordinates,
 )
 from zarrmill.core.bands import S2_BANDS
 from zarrmill.core.completion import completed
@@ -174,7 +175,7 @@ def store_plan(tree: SourceTree, layout: SourceLayout, pixels: Pixels, grids: Ma
     rasters += _other_tasks(tree, layout, pixels, grids, {task.source.path for task in rasters})
     kept = {path: grid for path, grid in grids.items() if not path.startswith(f"{layout.multiscales}/")}
     target_grids = kept | {path: grid for pyramid in pyramids for path, grid in pyramid.grids.items()}
-    plan = StorePlan(
+    laid_out = StorePlan(
         groups=_groups(tree, layout, pixels, target_grids, {pyramid: tasks[pyramid.path] for pyramid in pyramids}),
         rasters=tuple(sorted(rasters, key=lambda task: (-task.n_bytes, task.source.path))),
         copies=tuple(_copies(tree, pixels, set(grids))),
@@ -186,6 +187,7 @@ def store_plan(tree: SourceTree, layout: SourceLayout, pixels: Pixels, grids: Ma
             *unused_patterns(pixels, grids, layout.multiscales),
         ),
     )
+    plan = with_own_coordinates(laid_out)
     complete = tree.zarr_format == 3 and pixels.zarr3_source == "complete"
     return completed(plan, layout.multiscales) if complete else plan
 

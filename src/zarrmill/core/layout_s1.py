@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from zarrmill.config import Grd, Pixels
 from zarrmill.core import conventions as cv
-from zarrmill.core.array_plans import check_kind, coordinate_plans, fill_attribute, fill_value, is_mandatory
+from zarrmill.core.array_plans import check_kind, coordinate_plans, fill_attribute, fill_value, is_mandatory, with_own_coordinates
 from zarrmill.core.chunking import chunk_shape, shard_shape
 from zarrmill.core.geolocation import COVERED_PX, Geolocation, gcp_grid, map_grid, utm_code
 from zarrmill.core.grid import level_grid
@@ -77,7 +77,7 @@ def grd_plan(tree: SourceTree, pixels: Pixels, values: Values) -> StorePlan:
     levels = {f"r{m}m": m // pixels.levels_m[0] for m in pixels.levels_m}
     tasks = [_task(image, grid, utm, levels, pixels) for image in images]
     grids = {f"{MULTISCALES}/{name}": level_grid(grid, factor) for name, factor in levels.items()}
-    return StorePlan(
+    plan = StorePlan(
         groups=_groups(tree, images, grids, grid, levels),
         rasters=tuple(sorted(tasks, key=lambda task: (-task.n_bytes, task.source.path))),
         copies=tuple(_copy(array, path) for path, array in sorted(_copied(tree, images).items())),
@@ -85,6 +85,7 @@ def grd_plan(tree: SourceTree, pixels: Pixels, values: Values) -> StorePlan:
         consolidated=(MULTISCALES, ""),
         findings=(),
     )
+    return with_own_coordinates(plan)
 
 
 def _polarisations(tree: SourceTree) -> dict[str, str]:
@@ -210,7 +211,7 @@ def _copied(tree: SourceTree, images: list[_Image]) -> dict[str, SourceArray]:
 
 def _copy(array: SourceArray, path: str) -> tuple[SourceArray, ArrayPlan]:
     check_kind(array)
-    attributes = cv.carried_attributes(array.attributes) | fill_attribute(array)
+    attributes = cv.carried_attributes(array.attributes) | cv.named_coordinates(array.attributes) | fill_attribute(array)
     chunks = tuple(max(1, size) for size in array.shape)
     return array, ArrayPlan(path, array.shape, array.dtype, chunks, None, array.dims, fill_value(array), attributes)
 
