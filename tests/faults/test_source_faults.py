@@ -243,7 +243,7 @@ def product(request, shared_sources, proxied):
 def test_conversion_from_a_bad_host_has_the_bytes_of_one_from_disk(product, tmp_path):
     source, row, recipe, proxy = product
     disk = convert(product_row(source, recipe), recipe=recipe, store_root=str(tmp_path / "disk"), threads=2)
-    faults = [slow_down(p=0.05, seed=1), Rule("refuse", p=0.05, seed=2), Rule("cut", method="GET", p=0.05, seed=3, n_bytes=99)]
+    faults = [slow_down(p=0.02, seed=1), Rule("refuse", p=0.02, seed=2), Rule("cut", method="GET", p=0.02, seed=3, n_bytes=99)]
     for rule in faults:
         proxy.add(rule)
     net = convert(row, recipe=recipe, store_root=str(tmp_path / "net"), threads=2)
