@@ -55,13 +55,13 @@ class Counted:
         return self.objects.size(key)
 
 
-def opened(path: Path, objects: Any = None, *, ahead: bool = True, listed: bool = True) -> ChunkReader:
+def opened(path: Path, objects: Any = None, *, ahead: bool = True, near: bool = False, listed: bool = True) -> ChunkReader:
     v2 = (path / ".zarray").exists()
     node = json.loads((path / (".zarray" if v2 else "zarr.json")).read_text())
     layout = (layout_v2 if v2 else layout_v3)("", node)
     assert layout is not None, node
     sizes = dict(Objects(str(path)).keys()) if listed else None
-    return ChunkReader(objects or Objects(str(path)), layout, sizes, ahead)
+    return ChunkReader(objects or Objects(str(path)), layout, sizes, ahead, near)
 
 
 @settings(max_examples=60, deadline=None)
@@ -82,7 +82,8 @@ def test_every_region_is_what_zarr_python_reads(tmp_path_factory: pytest.TempPat
             options["shards"] = tuple(c * data.draw(st.integers(1, 3), "shard") for c in chunks)
     array = zarr.create_array(path, shape=shape, chunks=chunks, dtype=dtype, config={"write_empty_chunks": False}, **options)
     array[...] = values
-    reader = opened(path, ahead=data.draw(st.booleans(), "ahead"), listed=data.draw(st.booleans(), "listed"))
+    chosen = {name: data.draw(st.booleans(), name) for name in ("ahead", "near", "listed")}
+    reader = opened(path, **chosen)
     for _ in range(3):
         bounds = [sorted((data.draw(st.integers(0, n)), data.draw(st.integers(0, n)))) for n in shape]
         region = tuple(slice(*pair) for pair in bounds)
@@ -156,19 +157,29 @@ def noise(*shape: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(1).integers(0, 1000, shape).astype("<u2")
 
 
-@pytest.mark.parametrize("ahead", [True, False])
-def test_a_chunk_read_row_by_row_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: bool) -> None:
+@pytest.mark.parametrize(("ahead", "near"), [(True, False), (True, True), (False, False)])
+def test_a_chunk_read_row_by_row_is_fetched_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: bool, near: bool
+) -> None:
     monkeypatch.setattr("zarrmill.io.chunk_reader.AHEAD_BYTES", 100_000)
     monkeypatch.setattr("zarrmill.io.chunk_reader.SMALL_BYTES", 0)
     values = noise(1000, 600)
     path = one_chunk(tmp_path, values, blocksize=8192)
     counted = Counted(path)
-    reader = opened(path, counted, ahead=ahead)
+    reader = opened(path, counted, ahead=ahead, near=near)
     for start in range(0, 1000, 70):
         rows = slice(start, min(start + 70, 1000))
         np.testing.assert_array_equal(reader.read((rows, slice(0, 600))), values[rows])
     size = (path / "0.0").stat().st_size
-    assert counted.n_bytes <= size * (1.001 if ahead else 1.5)
+    assert counted.n_bytes <= size * (1.001 if ahead and not near else 1.5)
+
+
+def test_of_an_object_on_this_machine_nothing_is_fetched_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zarrmill.io.chunk_reader.SMALL_BYTES", 0)
+    path = one_chunk(tmp_path, noise(1000, 600), blocksize=8192)
+    counted = Counted(path)
+    opened(path, counted, near=True).read((slice(0, 70), slice(0, 600)))
+    assert counted.n_bytes < (path / "0.0").stat().st_size / 5
 
 
 def test_a_few_rows_take_few_bytes(tmp_path: Path) -> None:

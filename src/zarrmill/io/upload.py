@@ -128,11 +128,11 @@ class Uploads:
         if etag != expected and not str(answer.get("ServerSideEncryption", "")).startswith("aws:kms"):
             place = f"s3://{self.bucket}/{self.prefix}/{key}"
             if "-" in expected and "-" not in etag:  # not a wrong digest of the parts but none
-                text = (
+                raise StoreError(
                     f"{place}: entity tag {etag}, expected {expected}: the service does not tag what came in parts by its parts, "
+                    "so it cannot be checked; raise s3.part_mb above the size of shards, or use another service",
+                    kind="denied",
                 )
-                text += "so it cannot be checked; raise s3.part_mb above the size of shards, or use another service"
-                raise StoreError(text, kind="denied")
             raise StoreError(f"{place}: entity tag {etag}, expected {expected}; run again", kind="lost")
         return etag
 
