@@ -86,7 +86,7 @@ def with_own_coordinates(plan: StorePlan) -> StorePlan:
         attributes = dict(array.attributes)
         group = array.path.rpartition("/")[0]
         names = str(attributes.pop("coordinates", "")).split()
-        known = [name for name in names if f"{group}/{name}".lstrip("/") in paths and name not in array.dims]
+        known = [name for name in names if f"{group}/{name}".lstrip("/") in paths]
         return replace(array, attributes=attributes | ({"coordinates": " ".join(known)} if known else {}))
 
     rasters = (replace(task, outputs=tuple((factor, checked(made)) for factor, made in task.outputs)) for task in plan.rasters)
