@@ -59,12 +59,15 @@ def test_intact_store_passes_and_every_pixel_is_compared(tmp_path, form, polaris
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("has_source", [True, False])
-def test_every_array_is_read_once_more_by_zarr_python(intact, monkeypatch, threads, has_source):
+def test_an_array_of_every_kind_is_read_once_more_by_zarr_python(intact, monkeypatch, threads, has_source):
     (source, store, recipe), paths = intact, []
     monkeypatch.setattr("zarrmill.stages.validate.reread", lambda array, seed: paths.append(array.path) or reread(array, seed))
     validate(store, source=str(source) if has_source else None, recipe=recipe, threads=threads)
-    members = zarr.open_group(store, mode="r").members(max_depth=None)
-    assert sorted(paths) == sorted(path for path, member in members if isinstance(member, zarr.Array))
+    members = dict(zarr.open_group(store, mode="r").members(max_depth=None))
+    arrays = {path: member.metadata for path, member in members.items() if isinstance(member, zarr.Array)}
+    kinds = {path: str((m.data_type, m.chunk_grid, m.chunk_key_encoding, m.codecs, m.fill_value)) for path, m in arrays.items()}
+    assert len(paths) < len(arrays)
+    assert sorted(kinds[path] for path in paths) == sorted(set(kinds.values()))
 
 
 def test_scene_across_the_antimeridian_passes_and_its_root_box_must_be_right(tmp_path):

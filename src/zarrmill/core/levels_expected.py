@@ -5,7 +5,7 @@ to a coarser grid without rounding in between.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ def _band_levels(pixels: Pixels, levels: Sequence[tuple[int, Rule, int | None]])
         if not made:
             made[1] = first_layers(pixels, rule, nodata)
         finer = max(f for f in made if factor % f == 0)
-        made[factor] = fold(made[finer], rule, factor // finer)
+        made[factor] = fold(made[finer], rule, factor // finer, {key: _room(layer, factor) for key, layer in made[1].items()})
         out.append(expected(made[factor], rule, pixels.dtype, nodata))
     return out
 
@@ -70,23 +70,35 @@ def first_layers(pixels: Pixels, rule: Rule, nodata: int | None) -> Layers:
     return {0: pixels}
 
 
-def fold(layers: Layers, rule: Rule, factor: int) -> Layers:
-    """Combine ``factor`` x ``factor`` cells; both sides are multiples of it."""
-    ufunc = np.bitwise_or if rule == "or" else np.add
-    return {key: _fold(_fold(layer, ufunc, factor, 0), ufunc, factor, 1) for key, layer in layers.items()}
+def fold(layers: Layers, rule: Rule, factor: int, dtypes: Mapping[int, np.dtype[Any]]) -> Layers:
+    """Combine ``factor`` x ``factor`` cells; both sides are multiples of it.
+
+    Args: dtypes: of each layer of sums or counts; unions of bits keep theirs.
+    """
+    if rule == "or":
+        return {key: _fold(layer, np.bitwise_or, factor, layer.dtype) for key, layer in layers.items()}
+    return {key: _fold(layer, np.add, factor, dtypes[key]) for key, layer in layers.items()}
 
 
-def _fold(values: Pixels, ufunc: np.ufunc, factor: int, axis: int) -> Pixels:
-    if values.dtype.kind == "b" and ufunc is np.add:
-        values = values.view(np.uint8)
-    # uint32 holds the sum of 65535 pixels of 16 bits, so factors up to 255 are exact.
-    narrow = values.dtype.itemsize < 4 and values.dtype.kind in "bu"
-    dtype = np.dtype(np.uint32) if narrow and ufunc is np.add else values.dtype
-    parts = [values[offset::factor] if axis == 0 else values[:, offset::factor] for offset in range(factor)]
-    out = parts[0].astype(dtype)
-    for part in parts[1:]:
-        ufunc(out, part, out=out)
-    return out
+def _room(layer: Pixels, edge: int) -> np.dtype[Any]:
+    """Return the narrowest dtype, for it is the fastest, of sums over ``edge`` x ``edge`` pixels of a layer of single pixels."""
+    if layer.dtype.kind not in "bu":
+        return layer.dtype
+    most = 1 if layer.dtype.kind == "b" else int(np.iinfo(layer.dtype).max)
+    return np.min_scalar_type(most * edge * edge)
+
+
+def _fold(values: Pixels, ufunc: np.ufunc, factor: int, dtype: np.dtype[Any]) -> Pixels:
+    """Combine rows, then columns."""
+    for axis in (0, 1):
+        if values.dtype.kind == "b" and ufunc is np.add:
+            values = values.view(np.uint8)
+        parts = [values[offset::factor] if axis == 0 else values[:, offset::factor] for offset in range(factor)]
+        out = parts[0].astype(dtype)
+        for part in parts[1:]:
+            ufunc(out, part, out=out)
+        values = out
+    return values
 
 
 def expected(layers: Layers, rule: Rule, dtype: np.dtype[Any], nodata: int | None) -> Pixels:
@@ -96,16 +108,19 @@ def expected(layers: Layers, rule: Rule, dtype: np.dtype[Any], nodata: int | Non
     """
     if rule == "average":
         total, count = layers[0], layers[1]
-        mean = total / np.maximum(count, 1)
+        mean = np.divide(total, np.maximum(count, 1), dtype=np.float64)
         if dtype.kind == "f":
             return np.where(count > 0, mean, np.nan).astype(dtype)
-        return np.where(count > 0, np.rint(mean), nodata or 0).astype(dtype)
+        pixels = np.rint(mean, out=mean).astype(dtype)
+        if nodata:  # without it, or with 0, the sum of no pixel says it already
+            pixels[count == 0] = nodata
+        return pixels
     if rule == "mode":
-        shape = next(iter(layers.values())).shape
-        best, most = np.zeros(shape, dtype), np.zeros(shape, np.int64)
+        first = next(iter(layers.values()))
+        best, most = np.zeros(first.shape, dtype), np.zeros_like(first)
         for value in sorted(set(layers) - {0}):
-            ahead = layers[value] > most
-            best[ahead], most[ahead] = value, layers[value][ahead]
+            np.copyto(best, value, where=layers[value] > most)
+            np.maximum(most, layers[value], out=most)
         return best
     return layers[0].astype(dtype)
 

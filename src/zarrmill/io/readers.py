@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -24,9 +24,6 @@ from zarrmill.errors import UnknownStateError, ZarrmillError
 from zarrmill.io import bucket as buckets
 from zarrmill.io.objects import Objects
 from zarrmill.io.process import die_with_parent, spare_collector, spare_imports
-
-if TYPE_CHECKING:
-    import zarr
 
 OK = "ok"
 GDAL_PLAIN = (3, 12)
@@ -232,22 +229,18 @@ def _corners_agree(found: tuple[float, ...], wanted: tuple[float, ...], shape: t
 
 def _xarray(objects: Objects, target: Target) -> str:
     import xarray as xr
+    import zarr
 
     store: Any = objects.zarr_store()  # xarray accepts a zarr store but does not say so
     with xr.open_datatree(store, engine="zarr", mask_and_scale=False, chunks=None) as tree:
         variable = tree[f"/{target.coarsest}/{target.band}".replace("//", "/")]
         values = np.asarray(variable.values)
-    wanted = np.asarray(_group(objects)[f"{target.coarsest}/{target.band}".strip("/")])
+    path = f"{target.coarsest}/{target.band}".strip("/")
+    wanted = np.asarray(zarr.open_array(objects.zarr_store(), path=path, mode="r", zarr_format=3))
     _expect(values.shape, wanted.shape, f"shape of {target.band}")
     if not np.array_equal(values, wanted, equal_nan=values.dtype.kind == "f"):
         raise ReaderProblem(f"values of /{target.coarsest}/{target.band} differ from what zarr reads")
     return OK
-
-
-def _group(objects: Objects) -> "zarr.Group":
-    import zarr
-
-    return zarr.open_group(objects.zarr_store(), mode="r")
 
 
 def _rioxarray(objects: Objects, target: Target) -> str:
@@ -267,9 +260,10 @@ def _rioxarray(objects: Objects, target: Target) -> str:
 
 
 def _rio_tiler(objects: Objects, target: Target) -> str:
+    import zarr
     from rio_tiler.experimental.zarr import GroupReader
 
-    opened = _group(objects)
+    opened = zarr.open_group(objects.zarr_store(), mode="r")
     group = opened[target.group] if target.group else opened
     with GroupReader(group) as reader:  # type: ignore[arg-type]
         _expect(reader.crs.to_epsg(), target.epsg, "EPSG code")

@@ -3,6 +3,8 @@
 A broken store never raises: every defect is a finding. Only a store or source that is not there or does not answer does.
 """
 
+import hashlib
+import json
 import math
 import os
 import re
@@ -40,6 +42,8 @@ BASE_BYTES = 300_000_000
 """Memory beside the workers: interpreter and readers."""
 DEFAULT_MEMORY_MB = int(Recipe.model_fields["memory_mb"].default)
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
+_KIND = ("data_type", "chunk_grid", "chunk_key_encoding", "codecs", "fill_value")
+"""Keys of ``zarr.json`` by which an array is decoded."""
 Progress = Callable[[int, int], None]
 
 
@@ -247,11 +251,10 @@ def _check_values(run: _Run, jobs: list[Job], compared: set[str], target: reader
     """Carry out the comparisons, decode what nothing can be compared with, and ask other readers meanwhile."""
     jobs = jobs + [Job(base=array, decode_only=True) for path, array in run.arrays.items() if path not in compared]
     share = 1.0 if run.limits.depth == "full" else run.limits.sample_share
-    results, answers = _run_jobs(run, jobs, share, lambda: _ask_readers(run, target))
+    results, again, answers = _run_jobs(run, jobs, share, lambda: _ask_readers(run, target))
     _count(run, results)
+    _tell(run, again)
     _tell_readers(run, target, answers)
-    own = {path for job in jobs for path in _store_paths(job)}
-    _tell(run, [outcome for path in run.arrays.keys() - own for outcome in _reread(run, path)])
     n_blocks, n_all = sum(r.n_blocks for r in results), sum(r.n_blocks_all for r in results)
     what = "compared with the source" if run.source else "decoded, nothing to compare with"
     run.sample = f"{n_blocks} of {n_all} blocks {what}" + ("" if share == 1 else f", seeded by {run.seed!r}")
@@ -342,8 +345,8 @@ def _level_target(run: _Run, given: GivenTree, path: str, array: ArrayReader) ->
     return LevelTarget(array, factors.pop(), level_rule(path), nodata if isinstance(nodata, int) else None), origin
 
 
-def _run_jobs[R](run: _Run, jobs: list[Job], share: float, first: Callable[[], R]) -> tuple[list[JobResult], R]:
-    """Run ``first`` and the jobs on as many threads as fit into the memory, the most expensive job first."""
+def _run_jobs[R](run: _Run, jobs: list[Job], share: float, first: Callable[[], R]) -> tuple[list[JobResult], list[Outcome], R]:
+    """Run ``first``, the jobs, and what is read again on as many threads as fit into the memory, the most expensive job first."""
     total = sum(job.base.n_bytes for job in jobs)
     lock, done = threading.Lock(), 0
 
@@ -355,9 +358,7 @@ def _run_jobs[R](run: _Run, jobs: list[Job], share: float, first: Callable[[], R
                 run.progress(min(done, total), total)
 
     def one(job: Job) -> JobResult:
-        result = run_job(job, share, run.seed, lambda path, index: _absent(run, path, index), told)
-        result.outcomes += [outcome for path in _store_paths(job) for outcome in _reread(run, path)]
-        return result
+        return run_job(job, share, run.seed, lambda path, index: _absent(run, path, index), told)
 
     costs = {job.base.path: job.cost_bytes for job in jobs}
     ordered = sorted(jobs, key=lambda job: (-costs[job.base.path], job.base.path))
@@ -365,22 +366,24 @@ def _run_jobs[R](run: _Run, jobs: list[Job], share: float, first: Callable[[], R
     pool = ThreadPoolExecutor(max(1, min(run.threads, room // max(costs.values(), default=1))))
     try:
         answer = pool.submit(first)
-        results = list(pool.map(one, ordered))
-        return results, answer.result()
+        results = pool.map(one, ordered)
+        again = pool.map(lambda array: reread(array, run.seed), _one_of_each_kind(run))
+        return list(results), list(again), answer.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _store_paths(job: Job) -> list[str]:
-    """Return the arrays of the store that this job alone reads."""
-    own = [job.base] if job.decode_only else [job.native, *(level.array for level in job.levels)]
-    return [array.path for array in own if array is not None]
+def _one_of_each_kind(run: _Run) -> list[ArrayReader]:
+    """Return an array, chosen by the seed, of each kind that is decoded in one way: zarr-python reads a chunk of it again.
 
-
-def _reread(run: _Run, path: str) -> list[Outcome]:
-    """Compare one chunk with what zarr-python reads; plain http servers may know no ranges, which that needs."""
-    array = run.arrays[path]
-    return [reread(array, run.seed)] if array.direct and isinstance(run.read, HashedObjects) else []
+    Plain http servers may know no ranges, which that needs.
+    """
+    kinds: dict[str, ArrayReader] = {}
+    for path in sorted(run.arrays, key=lambda path: hashlib.sha256(f"{run.seed}|{path}".encode()).digest()):
+        array = run.arrays[path]
+        if array.direct and array.document and isinstance(run.read, HashedObjects):
+            kinds.setdefault(json.dumps([array.document.get(key) for key in _KIND], sort_keys=True), array)
+    return list(kinds.values())
 
 
 def _absent(run: _Run, path: str, index: tuple[int, ...]) -> str | None:
