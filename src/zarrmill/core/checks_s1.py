@@ -119,7 +119,7 @@ def _factor(base: Readable, array: Readable) -> int:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Pair:
+class Pair:
     """An image and what was made of it."""
 
     image: Readable
@@ -139,32 +139,25 @@ class _UnreadableError(Exception):
         self.outcome = Outcome(False, code, path, f"cannot be decoded: {why}")
 
 
-def compare_images(
-    arrays: Mapping[str, Described],
-    source: Mapping[str, Readable],
-    attributes: Mapping[str, Mapping[str, Json]],
-    seed: str | None,
-    run: Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]] = map,  # Any: as of map
-) -> list[ImageResult]:
-    """Compare the finest level of each polarisation with its image.
+def image_pairs(
+    arrays: Mapping[str, Described], source: Mapping[str, Readable], attributes: Mapping[str, Mapping[str, Json]]
+) -> dict[str, Pair | ImageResult]:
+    """Return the path of the finest level of each polarisation to what it is compared with, or why it is not.
 
-    Args: arrays: of the store; source: of the product, by its own paths; attributes: of every node of the store; seed: chooses
-    the pixels that are compared, None compares all; run: does polarisations at one time.
+    Args: arrays: of the store; source: of the product, by its own paths; attributes: of every node of the store.
     """
     given, sensors = placed(source), images(source)
-    finest = _finest(arrays, sensors)
-    pairs: dict[str, _Pair | ImageResult] = {}
+    pairs: dict[str, Pair | ImageResult] = {}
     known: dict[tuple[object, ...], Lattice] = {}
-    for name, native in finest.items():
+    for name, native in _finest(arrays, sensors).items():
         level = attributes.get(native.path.rpartition("/")[0], {})
         transform, code = as_transform(level.get("spatial:transform")), str(level.get("proj:code"))
+        own = {key: given[key] for key in given if f"/{name}/" in key}
         try:
-            pairs[name] = _pair(
-                sensors[name], native, {key: given[key] for key in given if f"/{name}/" in key}, transform, code, known
-            )
+            pairs[native.path] = _pair(sensors[name], native, own, transform, code, known)
         except _UnreadableError as error:
-            pairs[name] = ImageResult(f"{native.path} could not be compared", outcomes=[error.outcome])
-    return list(run(lambda pair: pair if isinstance(pair, ImageResult) else _compare(pair, seed), pairs.values()))
+            pairs[native.path] = ImageResult(f"{native.path} could not be compared", outcomes=[error.outcome])
+    return pairs
 
 
 def _pair(
@@ -174,7 +167,7 @@ def _pair(
     transform: Transform | None,
     code: str,
     known: dict[tuple[object, ...], Lattice],
-) -> _Pair | ImageResult:
+) -> Pair | ImageResult:
     name = native.path.rpartition("/")[2]
     points = {part: given.get(f"conditions/{name}/gcp/{part}") for part in _GCPS}
     table = _TABLE.match(str(native.attributes.get("calibration", "")))
@@ -189,7 +182,7 @@ def _pair(
     lines, samples, values = (_whole(array) for array in axes if array) if table else (None, None, None)
     method = str(native.attributes.get("resampling", "")).partition(",")[0]
     own = None if lines is None or samples is None or values is None else (lines, samples, values)
-    return _Pair(image, native, known[key], method, own)
+    return Pair(image, native, known[key], method, own)
 
 
 def _whole(array: Readable) -> Floats:
@@ -199,7 +192,13 @@ def _whole(array: Readable) -> Floats:
     return np.asarray(values, np.float64)
 
 
-def _compare(pair: _Pair, seed: str | None) -> ImageResult:
+def compare_image(pair: Pair | ImageResult, seed: str | None) -> ImageResult:
+    """Compare the finest level of a polarisation with its image.
+
+    Args: seed: chooses the pixels that are compared, None compares all.
+    """
+    if isinstance(pair, ImageResult):
+        return pair
     native, n_pixels, n_off, first = pair.native, 0, 0, ""
     try:
         for region, dn, off in _every_tile(pair) if seed is None else _some_tiles(pair, f"{seed}|{native.path}"):
@@ -218,7 +217,7 @@ def _compare(pair: _Pair, seed: str | None) -> ImageResult:
 _Compared = tuple[tuple[slice, slice], Any, Mask]
 
 
-def _every_tile(pair: _Pair) -> Iterator[_Compared]:
+def _every_tile(pair: Pair) -> Iterator[_Compared]:
     """Yield every tile of the map, region, DN and which pixels differ, as soon as the lines that its block needs are read."""
     image, step = pair.image, (pair.native.inner[0], pair.native.inner[1])
     (height, width), inner = (image.shape[0], image.shape[1]), image.inner[0]
@@ -240,7 +239,7 @@ def _every_tile(pair: _Pair) -> Iterator[_Compared]:
         waiting = waiting[n_ready:]
 
 
-def _some_tiles(pair: _Pair, seed: str) -> Iterator[_Compared]:
+def _some_tiles(pair: Pair, seed: str) -> Iterator[_Compared]:
     """Yield a seeded sample of tiles."""
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big"))
     places = _grid(pair.native.shape, TILE_PX)
@@ -281,7 +280,7 @@ def _cut(parts: Iterable[tuple[int, Any]], top: int, bottom: int, left: int, rig
     return out
 
 
-def _block(pair: _Pair, block: tuple[slice, slice], read: Read) -> Iterator[_Compared]:
+def _block(pair: Pair, block: tuple[slice, slice], read: Read) -> Iterator[_Compared]:
     """Yield the tiles of a block of the map."""
     found = pair.native.read(block)
     if isinstance(found, str):
@@ -292,7 +291,7 @@ def _block(pair: _Pair, block: tuple[slice, slice], read: Read) -> Iterator[_Com
         yield (rows, columns), *_tile(pair, found[inside], pair.lattice.part(rows, columns), read)
 
 
-def _tile(pair: _Pair, found: Any, part: Lattice, read: Read) -> tuple[Any, Mask]:
+def _tile(pair: Pair, found: Any, part: Lattice, read: Read) -> tuple[Any, Mask]:
     """Return the DN of a tile, and which of its pixels differ."""
     shape, nodes = (found.shape[0], found.shape[1]), part.nodes
     edges = [
@@ -315,7 +314,7 @@ def _has_data(found: Any) -> Mask:
     return np.asarray(found != 0 if found.dtype.kind == "u" else ~np.isnan(found))
 
 
-def _dn(pair: _Pair, found: Any, part: Lattice) -> Any:
+def _dn(pair: Pair, found: Any, part: Lattice) -> Any:
     """Return the DN that pixels have, or were made of; 0 without data."""
     if pair.table is None:
         return found

@@ -11,7 +11,7 @@ import re
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -191,7 +191,6 @@ def _check(run: _Run) -> None:
     else:
         with run.step("values"):
             _check_values(run, jobs, compared, target)
-            _check_images(run)
     with run.step("digest"):
         _check_digest(run)
         _tell_absent(run, compared)
@@ -251,13 +250,59 @@ def _check_values(run: _Run, jobs: list[Job], compared: set[str], target: reader
     """Carry out the comparisons, decode what nothing can be compared with, and ask other readers meanwhile."""
     jobs = jobs + [Job(base=array, decode_only=True) for path, array in run.arrays.items() if path not in compared]
     share = 1.0 if run.limits.depth == "full" else run.limits.sample_share
-    results, again, answers = _run_jobs(run, jobs, share, lambda: _ask_readers(run, target))
-    _count(run, results)
-    _tell(run, again)
-    _tell_readers(run, target, answers)
-    n_blocks, n_all = sum(r.n_blocks for r in results), sum(r.n_blocks_all for r in results)
+    costs = {job.base.path: job.cost_bytes for job in jobs}
+    ordered = sorted(jobs, key=lambda job: (-costs[job.base.path], job.base.path))
+    advance, pairs = _advance(run, sum(job.base.n_bytes for job in jobs)), _image_pairs(run)
+
+    def one(job: Job) -> tuple[JobResult, checks_s1.ImageResult | None]:
+        result = run_job(job, share, run.seed, lambda path, index: _absent(run, path, index), advance)
+        pair = pairs.get(job.base.path)  # its image comes after its levels: an array is for one thread at a time
+        return result, checks_s1.compare_image(pair, None if share == 1 else run.seed) if pair else None
+
+    with _pool(run, max([1, *costs.values()])) as pool:
+        answers = pool.submit(_ask_readers, run, target)
+        results = list(pool.map(one, ordered))
+        again = list(pool.map(lambda array: reread(array, run.seed), _one_of_each_kind(run)))
+        _tell_readers(run, target, answers.result())
+    levels, images = [level for level, _ in results], [image for _, image in results if image is not None]
+    n_blocks, n_all = sum(level.n_blocks for level in levels), sum(level.n_blocks_all for level in levels)
     what = "compared with the source" if run.source else "decoded, nothing to compare with"
     run.sample = f"{n_blocks} of {n_all} blocks {what}" + ("" if share == 1 else f", seeded by {run.seed!r}")
+    run.sample += "".join(f"; {image.told}" for image in images)
+    run.n_pixels = sum(level.n_pixels for level in levels) + sum(image.n_pixels for image in images)
+    for outcomes in (again, *(level.outcomes for level in levels), *(image.outcomes for image in images)):
+        _tell(run, outcomes)
+
+
+def _image_pairs(run: _Run) -> dict[str, checks_s1.Pair | checks_s1.ImageResult]:
+    """Return what radar images are compared with; it reads arrays that jobs read too, so it comes before them."""
+    attributes = {path: node.attributes for path, node in run.tree.nodes.items()}
+    return checks_s1.image_pairs(run.arrays, run.source.arrays if run.source else {}, attributes)
+
+
+@contextmanager
+def _pool(run: _Run, cost_bytes: int) -> Iterator[ThreadPoolExecutor]:
+    """Give as many threads as fit into the memory when each takes ``cost_bytes``; at the end what waits is dropped."""
+    room = max(run.memory_mb * 1_000_000 - BASE_BYTES, 0)
+    pool = ThreadPoolExecutor(max(1, min(run.threads, room // cost_bytes)))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _advance(run: _Run, total: int) -> Callable[[int], None]:
+    """Return what is told the bytes of each stripe and tells the progress."""
+    lock, done = threading.Lock(), 0
+
+    def advance(n_bytes: int) -> None:
+        nonlocal done
+        with lock:
+            done += n_bytes
+            if run.progress is not None:
+                run.progress(min(done, total), total)
+
+    return advance
 
 
 def _tell_absent(run: _Run, compared: set[str]) -> None:
@@ -296,22 +341,6 @@ def _comparisons(run: _Run, given: GivenTree) -> tuple[list[Job], set[str]]:
     return jobs, compared
 
 
-def _check_images(run: _Run) -> None:
-    """Compare the finest level of radar images with the images themselves; what is not compared is said."""
-    attributes = {path: node.attributes for path, node in run.tree.nodes.items()}
-    source, seed = run.source.arrays if run.source else {}, None if run.limits.depth == "full" else run.seed
-    with ThreadPoolExecutor(run.threads) as pool:
-        results = checks_s1.compare_images(run.arrays, source, attributes, seed, pool.map)
-    run.sample += "".join(f"; {result.told}" for result in results)
-    _count(run, results)
-
-
-def _count(run: _Run, results: Sequence[JobResult | checks_s1.ImageResult]) -> None:
-    for result in results:
-        run.n_pixels += result.n_pixels
-        _tell(run, result.outcomes)
-
-
 def _tell(run: _Run, outcomes: Iterable[Outcome]) -> None:
     for outcome in outcomes:
         run.checks.expect(outcome.ok, outcome.code, outcome.path, outcome.message)
@@ -343,34 +372,6 @@ def _level_target(run: _Run, given: GivenTree, path: str, array: ArrayReader) ->
         return None, None
     nodata = 0 if path.startswith("measurements/") else array.attributes.get("_FillValue")
     return LevelTarget(array, factors.pop(), level_rule(path), nodata if isinstance(nodata, int) else None), origin
-
-
-def _run_jobs[R](run: _Run, jobs: list[Job], share: float, first: Callable[[], R]) -> tuple[list[JobResult], list[Outcome], R]:
-    """Run ``first``, the jobs, and what is read again on as many threads as fit into the memory, the most expensive job first."""
-    total = sum(job.base.n_bytes for job in jobs)
-    lock, done = threading.Lock(), 0
-
-    def told(n_bytes: int) -> None:
-        nonlocal done
-        with lock:
-            done += n_bytes
-            if run.progress is not None:
-                run.progress(min(done, total), total)
-
-    def one(job: Job) -> JobResult:
-        return run_job(job, share, run.seed, lambda path, index: _absent(run, path, index), told)
-
-    costs = {job.base.path: job.cost_bytes for job in jobs}
-    ordered = sorted(jobs, key=lambda job: (-costs[job.base.path], job.base.path))
-    room = max(run.memory_mb * 1_000_000 - BASE_BYTES, 0)
-    pool = ThreadPoolExecutor(max(1, min(run.threads, room // max(costs.values(), default=1))))
-    try:
-        answer = pool.submit(first)
-        results = pool.map(one, ordered)
-        again = pool.map(lambda array: reread(array, run.seed), _one_of_each_kind(run))
-        return list(results), list(again), answer.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _one_of_each_kind(run: _Run) -> list[ArrayReader]:
