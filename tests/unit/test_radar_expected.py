@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from test_warp import UTM, points, thinned, warped, whole
 
 from zarrmill.core import radar_expected as expected
-from zarrmill.core.checks_s1 import _every_tile, _Pair
+from zarrmill.core.checks_s1 import _every_tile, Pair
 from zarrmill.core.geolocation import Geolocation
 
 
@@ -49,7 +49,7 @@ def test_places_far_outside_have_no_position():
 
 def pair_of(image, gcps, out, grid, method):
     located = expected.lattice(expected.Cells(values_of(gcps), grid.crs), grid.transform, grid.shape, image.shape)
-    return _Pair(InMemory(image, (30, image.shape[1])), InMemory(out), located, method, None)
+    return Pair(InMemory(image, (30, image.shape[1])), InMemory(out), located, method, None)
 
 
 @given(

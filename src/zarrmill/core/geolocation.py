@@ -94,7 +94,7 @@ class Geolocation:
     def forward(self, line: Floats, pixel: Floats) -> tuple[Floats, Floats]:
         """Return x and y of positions in the image, in map units."""
         cell = self._cell(line, pixel)
-        x, y = _value(self._x, cell), _value(self._y, cell)
+        x, y = _value(_of(self._x, cell), cell), _value(_of(self._y, cell), cell)
         return self._outward.transform(x, y) if self._outward else (x, y)
 
     def inverse(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
@@ -130,8 +130,9 @@ class Geolocation:
 
     def _step(self, line: Floats, pixel: Floats, x: Floats, y: Floats) -> tuple[Floats, Floats]:
         cell = self._cell(line, pixel)
-        miss_x, miss_y = x - _value(self._x, cell), y - _value(self._y, cell)
-        (xl, xp), (yl, yp) = _slopes(self._x, cell), _slopes(self._y, cell)
+        x_form, y_form = _of(self._x, cell), _of(self._y, cell)
+        miss_x, miss_y = x - _value(x_form, cell), y - _value(y_form, cell)
+        (xl, xp), (yl, yp) = _slopes(x_form, cell), _slopes(y_form, cell)
         determinant = xl * yp - xp * yl
         d_line = (miss_x * yp - miss_y * xp) / determinant * self._heights[cell.row]
         return d_line, (miss_y * xl - miss_x * yl) / determinant * self._widths[cell.column]
@@ -143,7 +144,7 @@ class Geolocation:
         return _Cell(row, column, t, u)
 
     def _check_one_to_one(self) -> None:
-        rows, columns = np.meshgrid(*(np.arange(size) for size in self._x.shape[:2]), indexing="ij")
+        rows, columns = np.meshgrid(*(np.arange(size) for size in self._x.shape[1:]), indexing="ij")
         signs = set()
         for t, u in ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)):
             cell = _Cell(rows, columns, np.full(rows.shape, t), np.full(rows.shape, u))
@@ -202,20 +203,24 @@ def _with_margin(nodes: Floats, plane: tuple[float, float, float]) -> Floats:
 
 
 def _coefficients(nodes: Floats) -> Floats:
-    """Return the bilinear form of each cell, shape (rows, columns, 4): value, slope along t, along u, and of their product."""
+    """Return the bilinear form of each cell, shape (4, rows, columns): value, slope along t, along u, and of their product."""
     a, b, c, d = nodes[:-1, :-1], nodes[1:, :-1], nodes[:-1, 1:], nodes[1:, 1:]
-    return np.stack([a, b - a, c - a, d - b - c + a], axis=-1)
+    return np.stack([a, b - a, c - a, d - b - c + a])
 
 
-def _value(cells: Floats, at: _Cell) -> Floats:
-    c = cells[at.row, at.column]
-    value: Floats = c[..., 0] + at.t * c[..., 1] + at.u * (c[..., 2] + at.t * c[..., 3])
+def _of(cells: Floats, at: _Cell) -> Floats:
+    """Return the bilinear form at each position, shape (4, ...)."""
+    forms: Floats = cells.reshape(4, -1).take(at.row * cells.shape[2] + at.column, axis=1)
+    return forms
+
+
+def _value(form: Floats, at: _Cell) -> Floats:
+    value: Floats = form[0] + at.t * form[1] + at.u * (form[2] + at.t * form[3])
     return value
 
 
-def _slopes(cells: Floats, at: _Cell) -> tuple[Floats, Floats]:
-    c = cells[at.row, at.column]
-    return c[..., 1] + at.u * c[..., 3], c[..., 2] + at.t * c[..., 3]
+def _slopes(form: Floats, at: _Cell) -> tuple[Floats, Floats]:
+    return form[1] + at.u * form[3], form[2] + at.t * form[3]
 
 
 def _plane(x: Floats, y: Floats, value: Floats) -> tuple[float, float, float]:
