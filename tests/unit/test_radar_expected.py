@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from test_warp import UTM, points, thinned, warped, whole
 
 from zarrmill.core import radar_expected as expected
-from zarrmill.core.checks_s1 import _every_tile, Pair
+from zarrmill.core.checks_s1 import Pair, _every_tile
 from zarrmill.core.geolocation import Geolocation
 
 

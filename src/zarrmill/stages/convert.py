@@ -9,12 +9,11 @@ import hashlib
 import json
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import numcodecs
@@ -52,6 +51,8 @@ Progress = Callable[[int, int], None]
 
 _NOT_THERE = (-1, "")
 """Bytes and entity tag of a source object that is not there."""
+_Sinks = Sequence[tuple[int, PlaneWriter]]
+"""Where the levels of a raster are written, each by its factor."""
 _FINDINGS = TypeAdapter(tuple[Finding, ...])
 
 
@@ -279,36 +280,39 @@ class _Conversion:
         return [item for sink in sinks for item in sink.written]
 
     def _images(self, tasks: Sequence[RasterTask]) -> list[Written]:
-        """Write images that share their geometry together; all workers work on one stripe at a time."""
-        outputs = [
-            (factor, PlaneWriter(self._writer, plan, (), self._finished)) for task in tasks for factor, plan in task.outputs
+        """Write images that share their geometry together; all workers work on one stripe at a time, or write the one before."""
+        sinks = [
+            [(factor, PlaneWriter(self._writer, plan, (), self._finished)) for factor, plan in task.outputs] for task in tasks
         ]
+        every = [sink for of_image in sinks for _, sink in of_image]
         try:
             with ThreadPoolExecutor(self._workers) as pool:
-                self._stripes(tasks, outputs, pool.map if self._workers > 1 else map)
+                self._stripes(tasks, sinks, pool.map if self._workers > 1 else map)
         finally:
-            for _, sink in outputs:
+            for sink in every:
                 sink.release()
-        return [item for _, sink in outputs for item in sink.written]
+        return [item for sink in every for item in sink.written]
 
-    def _stripes(self, tasks: Sequence[RasterTask], outputs: Sequence[tuple[int, PlaneWriter]], run: Run) -> None:
+    def _stripes(self, tasks: Sequence[RasterTask], sinks: Sequence[_Sinks], run: Run) -> None:
         """Stream the map grid of some images, band by band, into their arrays and levels, from the first row that is needed."""
         warps, (height, width) = [task.warp for task in tasks if task.warp], tasks[0].source.shape
         arrays = [WindowedArray(self._objects, self._tree, task.source, partial(self._missing, task)) for task in tasks]
         images, n_bytes = WarpedImages(warps, (height, width), arrays, run), sum(task.n_bytes for task in tasks)
         (rows, columns), step = warps[0].grid.shape, stripe_rows(tasks[0])
         for left, right in column_bands(tasks[0]):
-            begin, share = _begin(outputs, (left, right), rows, step), n_bytes * right // columns - n_bytes * left // columns
+            written: Iterable[None] = ()
+            begin = _begin([output for of_image in sinks for output in of_image], (left, right), rows, step)
+            share = n_bytes * right // columns - n_bytes * left // columns
             self._advance(share * begin // rows)
             if begin < rows:
                 images.begin(slice(left, right))
             for top in range(begin, rows, step):
                 bottom = min(top + step, rows)
                 stripes = images.read(slice(top, bottom), slice(left, right))
-                parts = chain.from_iterable(run(lambda pair: _outputs(*pair), zip(stripes, tasks, strict=True)))
-                puts = [(sink, [part], top // f, left // f) for (f, sink), part in zip(outputs, parts, strict=True)]
-                list(run(lambda put: put[0].put(*put[1:]), puts))
+                list(written)  # the stripe before: workers wrote it while others read this one
+                written = run(partial(_write_stripe, top, left), zip(stripes, tasks, sinks, strict=True))
                 self._advance(share * bottom // rows - share * top // rows)
+            list(written)
 
     def _band(self, task: RasterTask, plane: int, band: tuple[int, int], sinks: Sequence[PlaneWriter]) -> None:
         """Stream the rows of one band of columns into the array and its levels, from the first that is needed."""
@@ -405,6 +409,12 @@ def _begin(outputs: Sequence[tuple[int, PlaneWriter]], band: tuple[int, int], he
     """Return the first row of a band that some output needs, at the start of a stripe: the same stripes as without a break."""
     needed = min(factor * sink.needed(band[0] // factor, band[1] // factor) for factor, sink in outputs)
     return height if needed >= height else needed // step * step
+
+
+def _write_stripe(top: int, left: int, image: tuple[NDArray[Any], RasterTask, _Sinks]) -> None:
+    stripe, task, sinks = image
+    for (factor, sink), part in zip(sinks, _outputs(stripe, task), strict=True):
+        sink.put([part], top // factor, left // factor)
 
 
 def _outputs(stripe: NDArray[Any], task: RasterTask) -> list[NDArray[Any]]:
