@@ -404,6 +404,21 @@ def test_absent_chunks_are_compared_by_a_sample_too_when_they_do_not_read_as_zer
         assert bad.count("values.native") == n
 
 
+@pytest.mark.parametrize("seed", ["a", "b", "c", "d", "e", "f"])
+def test_of_each_kind_zarr_python_reads_an_array_that_lacks_no_chunk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: str
+) -> None:
+    root = zarr.create_group(tmp_path / f"{seed}.zarr")
+    for name, dtype in (("full", "u2"), ("empty", "u2"), ("other", "u1")):
+        array = root.create_array(name, shape=(8, 8), chunks=(4, 4), dtype=dtype)
+        if name == "full":
+            array[:] = np.arange(64, dtype=np.uint16).reshape(8, 8)
+    read: list[str] = []
+    monkeypatch.setattr("zarrmill.stages.validate.reread", lambda array, seed: read.append(array.path) or reread(array, seed))
+    validate(str(tmp_path / f"{seed}.zarr"))
+    assert sorted(read) == ["full", "other"]
+
+
 def test_what_zarr_python_reads_otherwise_is_told() -> None:
     array = Memory(np.arange(100).reshape(10, 10), (4, 5))
     assert reread(array, "s").ok

@@ -377,10 +377,14 @@ def _level_target(run: _Run, given: GivenTree, path: str, array: ArrayReader) ->
 def _one_of_each_kind(run: _Run) -> list[ArrayReader]:
     """Return an array, chosen by the seed, of each kind that is decoded in one way: zarr-python reads a chunk of it again.
 
-    Plain http servers may know no ranges, which that needs.
+    One that lacks chunk objects is taken where all of its kind do. Plain http servers may know no ranges, which reading takes.
     """
+
+    def order(path: str) -> tuple[bool, bytes]:
+        return bool(checks_tree.absent_chunks(run.tree, path)), hashlib.sha256(f"{run.seed}|{path}".encode()).digest()
+
     kinds: dict[str, ArrayReader] = {}
-    for path in sorted(run.arrays, key=lambda path: hashlib.sha256(f"{run.seed}|{path}".encode()).digest()):
+    for path in sorted(run.arrays, key=order):
         array = run.arrays[path]
         if array.direct and array.document and isinstance(run.read, HashedObjects):
             kinds.setdefault(json.dumps([array.document.get(key) for key in _KIND], sort_keys=True), array)
