@@ -22,8 +22,8 @@ BLOCK_PX = 32
 """Edge of the blocks inside which positions are taken as linear."""
 PIECE_PX = 8
 """Edge of the pieces that a block is cut into where the map bends."""
-TILE_PX = (128, 512)
-"""Rows and columns that are resampled at a time: few enough to stay in cache."""
+TILE_PX = (256, 512)
+"""Rows and columns that are resampled at a time: few enough for the cache, and so many that threads seldom wait for Python."""
 LINEAR_PX = 0.005
 """Largest distance of a block's middles from straight lines; between them the map is at most twice as far off.
 
