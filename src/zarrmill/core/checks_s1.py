@@ -21,10 +21,10 @@ from zarrmill.core.checks_values import Job, LevelTarget, Outcome, Readable
 from zarrmill.core.radar_expected import NODE_PX, Cells, Floats, Lattice, Mask, Singles, by_pixel, differs, lattice, spread
 from zarrmill.model import Json
 
-TILE_PX = (128, 512)
+TILE_PX = (256, 512)
 """Rows and columns that are compared at a time; multiples of ``NODE_PX``."""
-N_TILES = 40
-"""Tiles compared of each polarisation when only a sample is."""
+SAMPLE_PX, N_SAMPLES = (128, 512), 40
+"""Rows and columns of what is compared of each polarisation when only a sample is, and how many of these."""
 BAND_LINES = 512
 """Lines of an image that are read at a time."""
 DOUBT = 1e-3
@@ -242,7 +242,7 @@ def _every_tile(pair: Pair) -> Iterator[_Compared]:
 def _some_tiles(pair: Pair, seed: str) -> Iterator[_Compared]:
     """Yield a seeded sample of tiles."""
     rng = np.random.default_rng(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big"))
-    places = _grid(pair.native.shape, TILE_PX)
+    places = _grid(pair.native.shape, SAMPLE_PX)
 
     def read(top: int, bottom: int, left: int, right: int) -> Singles | str:
         height, width = pair.image.shape
@@ -252,8 +252,8 @@ def _some_tiles(pair: Pair, seed: str) -> Iterator[_Compared]:
             values if isinstance(values, str) else _cut(((region[0].start, values),), top, bottom, left, right, region[1].start)
         )
 
-    for k in sorted(rng.choice(len(places), min(N_TILES, len(places)), replace=False).tolist()):
-        yield from _block(pair, _slices(pair.native.shape, places[k], TILE_PX), read)
+    for k in sorted(rng.choice(len(places), min(N_SAMPLES, len(places)), replace=False).tolist()):
+        yield from _block(pair, _slices(pair.native.shape, places[k], SAMPLE_PX), read)
 
 
 def _grid(shape: tuple[int, ...], step: tuple[int, int]) -> list[tuple[int, int]]:
