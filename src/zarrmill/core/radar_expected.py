@@ -259,8 +259,9 @@ def _allowed(values: Singles, line: Floats, sample: Floats, slack: Singles, meth
     """Return least and greatest DN that pixels may have whose positions are known to ``slack``, also beside no data."""
     make = _nearest if method == "nearest" else _bilinear
     edges = (np.array(values.shape) - 2).tolist()
-    shifts = [(a * slack, b * slack) for a in (-1, 0, 1) for b in (-1, 0, 1)]
-    made = [make(values, np.clip(line + a, 0, edges[0]), np.clip(sample + b, 0, edges[1])) for a, b in shifts]
+    # A mean has its extremes where a sample lies, or at the ends of what is allowed.
+    lines, samples = ([k, k - slack, k + slack, np.clip(np.rint(k), k - slack, k + slack)] for k in (line, sample))
+    made = [make(values, np.clip(i, 0, edges[0]), np.clip(j, 0, edges[1])) for i in lines for j in samples]
     least, most = (np.stack(bounds).astype(np.float64) for bounds in zip(*made, strict=True))
     least, most = least.min(axis=0), most.max(axis=0)
     between = 0.2 * (most - least)  # extremes may lie between the places that were tried
