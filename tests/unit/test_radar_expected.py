@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_warp import UTM, points, thinned, warped, whole
 
@@ -22,6 +22,10 @@ class InMemory:
     def read(self, region):
         self.read_regions.append(region)
         return self.values[region]
+
+
+def ignored(n_bytes: int) -> None:
+    """Progress that nobody asks for."""
 
 
 def values_of(gcps):
@@ -62,6 +66,9 @@ def pair_of(image, gcps, out, grid, method):
     apart_px=st.sampled_from([16, 30, 60]),
     seed=st.integers(0, 1000),
 )
+@example(  # a pixel that lies almost on a bright sample beside one without data
+    shape=(89, 147), heading=1.0, relief=3_000.0, method="bilinear", crs=UTM, share=0.1, apart_px=16, seed=2
+)
 @settings(max_examples=60, deadline=None)
 def test_what_the_converter_makes_is_taken(shape, heading, relief, method, crs, share, apart_px, seed):
     gcps = thinned(points(shape=shape, heading_deg=heading, relief_m=relief)[0], apart_px)
@@ -70,7 +77,7 @@ def test_what_the_converter_makes_is_taken(shape, heading, relief, method, crs, 
     images, grid, _ = warped(image, gcps, method, crs=crs)
     out = whole(images, grid)
     n = 0
-    for _, dn, off in _every_tile(pair_of(image, gcps, out, grid, method)):
+    for _, dn, off in _every_tile(pair_of(image, gcps, out, grid, method), ignored):
         assert not off.any()
         n += dn.size
     assert n == out.size
@@ -87,7 +94,7 @@ def test_other_values_are_not_taken(method):
     out = whole(images, grid)
 
     def n_off(wrong):
-        return sum(int(off.sum()) for _, _, off in _every_tile(pair_of(image, gcps, wrong, grid, method)))
+        return sum(int(off.sum()) for _, _, off in _every_tile(pair_of(image, gcps, wrong, grid, method), ignored))
 
     inside = int((out > 0).sum())
     assert n_off(out) == 0
@@ -102,7 +109,7 @@ def test_every_line_is_read_once_and_few_are_held():
     image = np.random.default_rng(0).integers(1, 9, spec.shape).astype(np.uint16)
     images, grid, _ = warped(image, gcps)
     pair = pair_of(image, gcps, whole(images, grid), grid, "bilinear")
-    assert not any(off.any() for _, _, off in _every_tile(pair))
+    assert not any(off.any() for _, _, off in _every_tile(pair, ignored))
     starts = [region[0].start for region in pair.image.read_regions]
     assert starts == list(range(0, 2000, 510))
     read = [tuple((s.start, s.stop) for s in region) for region in pair.native.read_regions]

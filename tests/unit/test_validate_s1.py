@@ -70,6 +70,18 @@ def test_an_array_of_every_kind_is_read_once_more_by_zarr_python(intact, monkeyp
     assert sorted(kinds[path] for path in paths) == sorted(set(kinds.values()))
 
 
+def test_progress_reaches_the_total_with_the_last_lines_of_the_images(intact):
+    (source, store, recipe), seen = intact, []
+    validate(store, source=str(source), recipe=recipe, threads=2, on_progress=lambda done, total: seen.append((done, total)))
+    images = sum(
+        array.nbytes
+        for _, array in zarr.open_group(source, mode="r").members(max_depth=None)
+        if array.name.endswith("/measurements/grd") and isinstance(array, zarr.Array)
+    )
+    assert seen[-1][0] == seen[-1][1] > images > 0
+    assert len([done for done, total in seen if done == total]) == 1
+
+
 def test_scene_across_the_antimeridian_passes_and_its_root_box_must_be_right(tmp_path):
     source = build_grd(GrdSpec(shape=(120, 140), polarisations=("VV",), centre=(180.0, -16.5)), tmp_path / "source")
     recipe = grd_recipe()

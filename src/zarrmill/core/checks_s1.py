@@ -192,16 +192,17 @@ def _whole(array: Readable) -> Floats:
     return np.asarray(values, np.float64)
 
 
-def compare_image(pair: Pair | ImageResult, seed: str | None) -> ImageResult:
+def compare_image(pair: Pair | ImageResult, seed: str | None, progress: Callable[[int], None]) -> ImageResult:
     """Compare the finest level of a polarisation with its image.
 
-    Args: seed: chooses the pixels that are compared, None compares all.
+    Args: seed: chooses the pixels that are compared, None compares all; progress: called with the bytes of each band of lines
+    of an image of which all are compared.
     """
     if isinstance(pair, ImageResult):
         return pair
     native, n_pixels, n_off, first = pair.native, 0, 0, ""
     try:
-        for region, dn, off in _every_tile(pair) if seed is None else _some_tiles(pair, f"{seed}|{native.path}"):
+        for region, dn, off in _every_tile(pair, progress) if seed is None else _some_tiles(pair, f"{seed}|{native.path}"):
             n_pixels += dn.size
             if off.any():
                 n_off += int(off.sum())
@@ -217,7 +218,7 @@ def compare_image(pair: Pair | ImageResult, seed: str | None) -> ImageResult:
 _Compared = tuple[tuple[slice, slice], Any, Mask]
 
 
-def _every_tile(pair: Pair) -> Iterator[_Compared]:
+def _every_tile(pair: Pair, progress: Callable[[int], None]) -> Iterator[_Compared]:
     """Yield every tile of the map, region, DN and which pixels differ, as soon as the lines that its block needs are read."""
     image, step = pair.image, (pair.native.inner[0], pair.native.inner[1])
     (height, width), inner = (image.shape[0], image.shape[1]), image.inner[0]
@@ -237,6 +238,7 @@ def _every_tile(pair: Pair) -> Iterator[_Compared]:
         for _, _, block in waiting[:n_ready]:
             yield from _block(pair, block, partial(_cut, held))
         waiting = waiting[n_ready:]
+        progress(lines.nbytes)
 
 
 def _some_tiles(pair: Pair, seed: str) -> Iterator[_Compared]:

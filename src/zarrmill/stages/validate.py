@@ -252,25 +252,27 @@ def _check_values(run: _Run, jobs: list[Job], compared: set[str], target: reader
     share = 1.0 if run.limits.depth == "full" else run.limits.sample_share
     costs = {job.base.path: job.cost_bytes for job in jobs}
     ordered = sorted(jobs, key=lambda job: (-costs[job.base.path], job.base.path))
-    advance, pairs = _advance(run, sum(job.base.n_bytes for job in jobs)), _image_pairs(run)
+    pairs = _image_pairs(run)
+    images = [pair.image for pair in pairs.values() if isinstance(pair, checks_s1.Pair) and share == 1]
+    advance = _advance(run, sum(array.n_bytes for array in (*(job.base for job in jobs), *images)))
 
     def one(job: Job) -> tuple[JobResult, checks_s1.ImageResult | None]:
         result = run_job(job, share, run.seed, lambda path, index: _absent(run, path, index), advance)
         pair = pairs.get(job.base.path)  # its image comes after its levels: an array is for one thread at a time
-        return result, checks_s1.compare_image(pair, None if share == 1 else run.seed) if pair else None
+        return result, checks_s1.compare_image(pair, None if share == 1 else run.seed, advance) if pair else None
 
     with _pool(run, max([1, *costs.values()])) as pool:
         answers = pool.submit(_ask_readers, run, target)
         results = list(pool.map(one, ordered))
         again = list(pool.map(lambda array: reread(array, run.seed), _one_of_each_kind(run)))
         _tell_readers(run, target, answers.result())
-    levels, images = [level for level, _ in results], [image for _, image in results if image is not None]
+    levels, compared_images = [level for level, _ in results], [image for _, image in results if image is not None]
     n_blocks, n_all = sum(level.n_blocks for level in levels), sum(level.n_blocks_all for level in levels)
     what = "compared with the source" if run.source else "decoded, nothing to compare with"
     run.sample = f"{n_blocks} of {n_all} blocks {what}" + ("" if share == 1 else f", seeded by {run.seed!r}")
-    run.sample += "".join(f"; {image.told}" for image in images)
-    run.n_pixels = sum(level.n_pixels for level in levels) + sum(image.n_pixels for image in images)
-    for outcomes in (again, *(level.outcomes for level in levels), *(image.outcomes for image in images)):
+    run.sample += "".join(f"; {image.told}" for image in compared_images)
+    run.n_pixels = sum(level.n_pixels for level in levels) + sum(image.n_pixels for image in compared_images)
+    for outcomes in (again, *(level.outcomes for level in levels), *(image.outcomes for image in compared_images)):
         _tell(run, outcomes)
 
 
