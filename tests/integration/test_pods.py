@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -266,13 +267,15 @@ def test_run_goes_on_after_the_api_was_away(run):
 
 
 def test_driver_that_breaks_off_leaves_no_job_that_waits_for_its_secret(run):
+    blocked = threading.Event()
     run.cluster.fault("pending", match=r"name=slow\b")
-    run.cluster.fault("exit", match=r"name=bad\b")
+    run.cluster.fault("exit", match=r"name=bad\b", go=blocked)
     process = run.start("bad,slow")
     until(lambda: run.cluster.count("create", "jobs", 201) == 2, timeout_s=60)
     logs = run.folder / ".snakemake/auxiliary/kubernetes-logs"
     shutil.rmtree(logs, ignore_errors=True)
     logs.write_text("the log of a pod cannot be written here")
+    blocked.set()
     code, output = finish(process)
     assert code == 1
     assert str(logs.relative_to(run.folder)) in output

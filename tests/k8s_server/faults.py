@@ -28,6 +28,8 @@ class Fault:
     p: float = 1.0
     code: int = 1
     after_s: float = 0.0
+    go: threading.Event | None = None
+    """``exit``: the pod waits for this before it ends."""
     met: int = 0
     """How often it was met."""
 

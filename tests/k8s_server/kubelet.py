@@ -221,6 +221,8 @@ class Kubelet:
     def _run(self, running: Running, environment: Mapping[str, str]) -> None:
         container = running.pod["spec"]["containers"][0]
         if running.fault and running.fault.kind == "exit":
+            while running.fault.go and not running.fault.go.is_set() and not running.stopped.is_set():
+                running.stopped.wait(TICK_S)
             running.log.write_text("ended by the test\n")
             self._terminated(running, running.fault.code)
             return
