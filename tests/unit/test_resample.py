@@ -130,12 +130,14 @@ def test_union_keeps_a_bit_that_one_pixel_of_many_has():
 @settings(max_examples=60, deadline=None)
 @given(
     blocks=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    factors=st.sampled_from([(2,), (2, 6), (3,), (2, 6, 12), (3, 6, 18), (5, 10)]),
+    factors=st.sampled_from([(2,), (2, 6), (3,), (2, 6, 12), (3, 6, 18), (5, 10), (2, 4, 8, 16, 32)]),
     data=st.data(),
 )
 def test_average_equals_the_naive_reference(blocks, factors, data):
     shape = (blocks[0] * factors[-1], blocks[1] * factors[-1])
-    values = st.one_of(st.sampled_from([int(v) for v in SPECIAL]), st.integers(0, 65535))
+    special = st.sampled_from([int(v) for v in SPECIAL])
+    low, around = st.integers(1, 2**15 - 1), st.integers(2**15 - 2, 2**15 + 1)  # two of them fit into 16 bits, or hardly do not
+    values = data.draw(st.sampled_from([st.one_of(special, st.integers(0, 65535)), low, around]))
     pixels = data.draw(arrays(np.uint16, shape, elements=values))
     for factor, level in zip(factors, average_levels(pixels, factors), strict=True):
         np.testing.assert_array_equal(level, naive_average(pixels, factor))
@@ -165,6 +167,13 @@ def test_block_without_valid_pixel_stays_nodata():
 def test_halves_round_to_even():
     (level,) = average_levels(np.array([[1, 2, 3, 4], [1, 2, 3, 4]], np.uint16), [2])
     np.testing.assert_array_equal(level, [[2, 4]])  # 1.5 -> 2, 3.5 -> 4
+
+
+def test_mean_of_many_large_values_is_rounded_once():
+    pixels = np.full((32, 32), 65534, np.uint16)
+    pixels.ravel()[:513] = 65535
+    (level,) = average_levels(pixels, [32])
+    assert level[0, 0] == 65535  # 65534.501: a sum in float32 would be one of exactly a half
 
 
 def test_coarse_mean_is_exact_not_a_mean_of_rounded_means():
