@@ -26,6 +26,7 @@ BUILDER ?= docker
 
 export PYTHONHASHSEED := 0
 export MPLBACKEND := Agg
+export ZARRMILL_TEST_PATIENCE ?= 4
 
 help:  ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F'\t' '{printf "  make %-17s %s\n", $$1, $$2}'

@@ -74,10 +74,12 @@ def _convert(order: Json) -> None:
     from zarrmill.config import S3, Recipe
     from zarrmill.core import blocks
     from zarrmill.io import bucket as buckets
+    from zarrmill.io import lease
     from zarrmill.stages import convert as stage
 
     os.environ.update(order.get("env", {}))
     buckets.use(S3.model_validate(order.get("s3", {})))
+    lease._HAND_ON_S = order.get("hand_on_s", lease._HAND_ON_S)
     blocks.WARPED_BAND_PX = order.get("band_px", blocks.WARPED_BAND_PX)
 
     if order.get("reverse"):

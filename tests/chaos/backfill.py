@@ -58,7 +58,6 @@ def _wait(job: Object, world: World, trouble: Trouble, watch: Watch, say: Callab
             said = time.monotonic()
             say(f"{watch.samples[-1]}")
         time.sleep(0.2)
-    time.sleep(1.1)  # what is under way is judged after a second
     watch.look()
     watch.sample()
     condition = job["status"]["conditions"][-1]

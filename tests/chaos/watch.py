@@ -5,6 +5,8 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
+from fault_proxy import Request
+
 from chaos import trouble
 from chaos.trouble import Trouble
 from chaos.world import World
@@ -47,16 +49,17 @@ class Watch:
     roots: Counter[str] = field(default_factory=Counter)
     """Key of each store below ``stores/`` to how often its root was written with success."""
     _read: int = 0
+    _open: list[Request] = field(default_factory=list)
+    """Requests that had no answer at the last look."""
 
     def look(self) -> int:
         """Read what is new; return the number of products that are done."""
-        requests = self.world.s3.requests
-        while self._read < len(requests):
-            request = requests[self._read]
-            if time.time() - request.at < 1.0 and not request.status:
-                break  # it may be under way
-            self._read += 1
-            if request.method == "PUT" and request.status == 200:
+        new = self.world.s3.requests[self._read :]
+        self._read += len(new)
+        asked = [(request, request.status) for request in (*self._open, *new) if request.method == "PUT"]
+        self._open = [request for request, status in asked if not status]
+        for request, status in asked:
+            if status == 200:
                 self._put(request.path)
         return len(self.done)
 

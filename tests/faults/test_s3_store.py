@@ -201,7 +201,7 @@ def test_service_that_sends_no_answer_at_all_ends_in_time(site):
     with pytest.raises(StoreError) as caught:
         site.attempt()
     assert caught.value.retryable
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 18, "the proxy is silent for 20 s"
 
 
 def test_whole_conversion_through_a_bad_bucket_has_the_bytes_of_a_good_one(shared_sources, site, tmp_path):

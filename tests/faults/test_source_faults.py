@@ -81,10 +81,10 @@ def test_what_passes_is_waited_for(place, rule):
 
 def test_slow_answer_may_take_longer_than_a_silent_one(place):
     href, proxy, _ = place
-    proxy.add(Rule("throttle", method="GET", path="k$", rate=8e5))
+    proxy.add(Rule("throttle", method="GET", path="k$", rate=4e5))
     started = time.monotonic()
-    assert Objects(href, timeout_s=1, retries=0).get("k") == DATA
-    assert time.monotonic() - started > 2
+    assert Objects(href, timeout_s=4, retries=0).get("k") == DATA
+    assert time.monotonic() - started > 4
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_what_does_not_pass_is_named_at_once(place, rule, words):
     for call in (lambda o: o.get("k"), lambda o: o.get_range("k", 0, 10)):
         proxy.requests = []
         with pytest.raises(SourceError, match=words) as caught:
-            call(Objects(href, timeout_s=2, retries=4))
+            call(Objects(href, timeout_s=30, retries=4))
         assert (caught.value.kind, caught.value.retryable) == ("denied", False)
         assert len(proxy.requests) == 1
 

@@ -116,8 +116,8 @@ def test_each_failure_of_a_write_has_its_name_and_only_passing_ones_are_retried(
 def test_a_slow_answer_that_goes_on_is_not_a_timeout(s3_bucket, proxied):
     s3_bucket.put("k", bytes(3_000_000))
     proxy = proxied(s3_bucket.url)
-    proxy.add(Rule("throttle", rate=1e6))
-    use(proxy.url, retries=0)
+    proxy.add(Rule("throttle", rate=6e5))
+    b.use(S3(endpoint_url=proxy.url, timeout_s=4, retries=0))
     assert len(bytes(obstore.get(b.object_store(s3_bucket.name), "k").bytes())) == 3_000_000
 
 

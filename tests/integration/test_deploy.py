@@ -334,11 +334,14 @@ def test_driver_is_tried_again_only_when_that_may_help(cluster, code, n_tries):
     assert len(cluster.kubelet.pods) == n_tries
 
 
-def test_evicted_driver_is_no_failed_try(cluster):
+def test_evicted_driver_is_no_failed_try(cluster, tmp_path):
     admitted(cluster)
     for _ in range(5):
         cluster.fault("evicted", after_s=0.1)
-    status = ended(cluster, jobs_from(cluster, "zarrmill-run", ["sleep 1"]))
+    job = jobs_from(cluster, "zarrmill-run", [f"while ! test -e {tmp_path}/go; do sleep 0.1; done"])
+    until(lambda: len(cluster.kubelet.pods) == 6)
+    (tmp_path / "go").touch()
+    status = ended(cluster, job)
     assert status["conditions"][-1]["type"] == "Complete"
     assert len(cluster.kubelet.pods) == 6
 

@@ -53,6 +53,11 @@ def job(name: str, script: str, *, spec: dict[str, Any] | None = None, **contain
     return {"metadata": {"name": name}, "spec": {"backoffLimit": 0, "template": {"spec": pod}, **(spec or {})}}
 
 
+def waits_for(path: Path) -> str:
+    """Return a script that ends when a file is there."""
+    return f"while ! test -e {path}; do sleep 0.05; done"
+
+
 def limits(**values: str) -> dict[str, Any]:
     return {"resources": {"limits": values, "requests": values}}
 
@@ -133,13 +138,22 @@ def test_exit_code_is_told_and_log_of_a_previous_container_is_refused(cluster, a
     assert core.read_namespaced_pod_log(name, NS) == "why\n"
 
 
-GREEDY = "python -c 'x = bytearray(300_000_000); import time; time.sleep(0.5); print(len(x))'"
+GREEDY = "python -c 'x = bytearray(300_000_000); import os, time\nwhile not os.path.exists(\"go\"): time.sleep(0.05)'"
+"""Holds its memory until there is a file ``go`` in its folder."""
+
+
+def let_go(cluster: KubernetesServer) -> None:
+    """End a greedy process once its memory was seen."""
+    running = until(lambda: next((r for r in cluster.kubelet.pods.values() if r.peak_bytes > 300_000_000), None))
+    (running.folder / "go").touch()
 
 
 @pytest.mark.parametrize(("limit", "outcome"), [("200M", "OOMKilled"), ("600M", "Completed")])
 def test_process_over_its_memory_limit_is_killed(cluster, api, limit, outcome):
     core, batch = api
     batch.create_namespaced_job(NS, job("a", GREEDY, **limits(memory=limit)))
+    if outcome == "Completed":
+        let_go(cluster)
     ended(batch, "a")
     assert state_of(core, "a").terminated.reason == outcome
     assert state_of(core, "a").terminated.exit_code == (137 if outcome == "OOMKilled" else 0)
@@ -148,6 +162,7 @@ def test_process_over_its_memory_limit_is_killed(cluster, api, limit, outcome):
 def test_without_a_limit_nothing_is_killed(cluster, api):
     core, batch = api
     batch.create_namespaced_job(NS, job("a", GREEDY, resources={"requests": {"memory": "1M"}}))
+    let_go(cluster)
     assert ended(batch, "a").succeeded == 1
     assert cluster.kubelet.pods[pods_of(core, "a")[0].metadata.name].peak_bytes > 300_000_000
 
@@ -179,7 +194,7 @@ def test_pod_over_its_disk_limit_is_evicted(cluster, api):
 def test_pod_meets_its_fault_once(cluster, api, fault, phase, look):
     core, batch = api
     armed = cluster.fault(match="exit 0", **fault)
-    batch.create_namespaced_job(NS, job("a", "sleep 1; exit 0"))
+    batch.create_namespaced_job(NS, job("a", "sleep 60; exit 0"))
     until(lambda: pods_of(core, "a") and pods_of(core, "a")[0].status.phase == phase and look(pods_of(core, "a")[0]))
     batch.create_namespaced_job(NS, job("b", "exit 0"))
     assert ended(batch, "b").succeeded == 1
@@ -211,8 +226,10 @@ def test_two_pods_of_one_job_and_a_job_that_vanishes(cluster, api):
 def test_finished_job_is_removed_after_its_time_to_live(cluster, api):
     core, batch = api
     batch.create_namespaced_job(NS, job("a", "exit 0", spec={"ttlSecondsAfterFinished": 1}))
-    ended(batch, "a")
     until(lambda: not batch.list_namespaced_job(NS).items)
+    (running,) = cluster.kubelet.pods.values()
+    assert running.process is not None
+    assert running.process.returncode == 0, "it was not removed before it finished"
     assert pods_of(core, "a") == []
 
 
@@ -236,25 +253,28 @@ def test_nothing_of_a_container_outlives_its_first_process(cluster, api):
     assert group_is_gone(int(core.read_namespaced_pod_log(pods_of(core, "a")[0].metadata.name, NS)))
 
 
-def test_not_more_pods_run_at_once_than_the_node_holds(cluster, api):
+def test_not_more_pods_run_at_once_than_the_node_holds(cluster, api, tmp_path):
     _core, batch = api
     for name in "abcd":
-        batch.create_namespaced_job(NS, job(name, "sleep 0.2"))
+        batch.create_namespaced_job(NS, job(name, waits_for(tmp_path / "go")))
+    until(lambda: len(cluster.kubelet.pods) == 4 and cluster.kubelet.n_most == 2)
+    (tmp_path / "go").touch()
     for name in "abcd":
         assert ended(batch, name).succeeded == 1
     assert cluster.kubelet.n_most == 2
 
 
-def test_pod_of_a_higher_priority_gets_the_next_place(cluster, api):
+def test_pod_of_a_higher_priority_gets_the_next_place(cluster, api, tmp_path):
     _, batch = api
     cluster.kubelet.max_pods = 1
     for value, name in ((1, "low"), (2, "high")):
         cluster.load(f"{{apiVersion: scheduling.k8s.io/v1, kind: PriorityClass, metadata: {{name: {name}}}, value: {value}}}")
     for index, name in enumerate(("low", "low", "high")):
-        body = job(f"{name}-{index}", f"sleep 0.5; echo {name}")
+        body = job(f"{name}-{index}", f"{waits_for(tmp_path / 'go')}; sleep 0.1; echo {name}")
         body["spec"]["template"]["spec"]["priorityClassName"] = name
         batch.create_namespaced_job(NS, body)
-        until(lambda n=index: len(cluster.kubelet.pods) == n + 1 and cluster.kubelet.n_most == 1)
+        until(lambda n=index: cluster.kubelet.n_most == 1 and len(cluster.kubelet._queue) == n)
+    (tmp_path / "go").touch()
     for name in ("low-0", "low-1", "high-2"):
         ended(batch, name)
     started = sorted(cluster.kubelet.pods.values(), key=lambda running: running.log.stat().st_mtime_ns)
@@ -302,17 +322,18 @@ def test_unknown_token_is_401_and_missing_right_403_in_the_words_of_the_server(c
     }
 
 
-def test_quota_on_jobs_refuses_and_quota_on_memory_makes_pods_wait(cluster, api):
+def test_quota_on_jobs_refuses_and_quota_on_memory_makes_pods_wait(cluster, api, tmp_path):
     core, batch = api
     hard = {"count/jobs.batch": "2", "requests.memory": "1G"}
     core.create_namespaced_resource_quota(NS, {"metadata": {"name": "small"}, "spec": {"hard": hard}})
-    batch.create_namespaced_job(NS, job("a", "sleep 1", **limits(memory="700M")))
+    batch.create_namespaced_job(NS, job("a", waits_for(tmp_path / "go"), **limits(memory="700M")))
     batch.create_namespaced_job(NS, job("b", "exit 0", **limits(memory="700M")))
     code, text = refusal(lambda: batch.create_namespaced_job(NS, job("c", "exit 0")))
     assert code == 403
     assert "exceeded quota: small, requested: count/jobs.batch=1, used: count/jobs.batch=2, limited: count/jobs.batch=2" in text
     until(lambda: [e for e in core.list_namespaced_event(NS).items if e.reason == "FailedCreate"])
     assert pods_of(core, "b") == []
+    (tmp_path / "go").touch()
     assert ended(batch, "b").succeeded == 1
 
 

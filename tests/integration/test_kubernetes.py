@@ -111,7 +111,7 @@ class Namespace:
 
 @pytest.fixture
 def namespace(
-    cluster: KubernetesServer, s3_bucket: Bucket, workspace: Callable[..., Workspace], tmp_path: Path
+    s3_bucket: Bucket, cluster: KubernetesServer, workspace: Callable[..., Workspace], tmp_path: Path
 ) -> Iterator[Callable[..., Namespace]]:
     with file_server(tmp_path) as web:
         yield lambda n, n_days=1: Namespace.create(cluster, s3_bucket, workspace(n_days=n_days, products_per_day=n), web)

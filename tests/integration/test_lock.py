@@ -11,6 +11,7 @@ from until import until
 from zarrmill.config import S3
 from zarrmill.errors import StoreError, UnknownStateError
 from zarrmill.io import bucket as buckets
+from zarrmill.io.lease import Lease
 from zarrmill.io.lock import RunLock
 from zarrmill.io.places import Place, place_of
 
@@ -20,11 +21,13 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "disk":
         return place_of(tmp_path / "run")
     made: Bucket = request.getfixturevalue("s3_bucket")
-    buckets.use(S3(lease_s=2.0))
+    buckets.use(S3(lease_s=30.0))  # no stall of this process lets it go stale
     return place_of(made.href("state/run"))
 
 
-def test_one_holds_a_run_and_others_are_refused_until_it_is_done(run: Place) -> None:
+def test_one_holds_a_run_and_others_are_refused_until_it_is_done(run: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    take = Lease.take
+    monkeypatch.setattr(Lease, "take", lambda lease, wait_s: take(lease, min(wait_s, 1.0)))
     with RunLock(run).held() as first:
         with pytest.raises(UnknownStateError, match=r"process .*th(is|e) run") as caught:
             RunLock(run).take()

@@ -16,7 +16,7 @@ from zarrmill.io import bucket as buckets
 from zarrmill.io.objects import Objects
 from zarrmill.io.places import place_of
 
-SOON_S, LATER_S = 5.0, 3600.0
+SOON_S, LATER_S = 60.0, 3600.0
 """A key that ends so soon is replaced before it is used again; the other one is not."""
 
 Identity = Callable[[str, str], Path]

@@ -42,6 +42,7 @@ class Running:
     peak_bytes: int = 0
     """Largest memory of its processes together, as ``memory_of`` counts it."""
     peak_disk_bytes: int = 0
+    has_place: bool = False
 
 
 @dataclass
@@ -124,19 +125,25 @@ class Kubelet:
                 if environment is not None:
                     self._run(running, environment)
         finally:
-            with self.store.lock:
-                self._n_running -= 1
+            self._give_back(running)
 
     def _wait_for_room(self, running: Running) -> bool:
         while not running.stopped.is_set():
             with self.store.lock:
                 if self._n_running < self.max_pods and self._is_first(running):
                     self._queue.remove(running)
+                    running.has_place = True
                     self._n_running += 1
                     self.n_most = max(self.n_most, self._n_running)
                     return True
             running.stopped.wait(TICK_S)
         return False
+
+    def _give_back(self, running: Running) -> None:
+        """Give the place on the node back, in the same moment in which the end is told: then the next pod may come."""
+        with self.store.lock:
+            self._n_running -= running.has_place
+            running.has_place = False
 
     def _is_first(self, running: Running) -> bool:
         """Tell whether no pod of a higher priority waits for room (one that never gets it does not count)."""
@@ -321,6 +328,8 @@ class Kubelet:
                 **more,
             }
             self.store.touch(pod)
+            if phase in ("Succeeded", "Failed"):
+                self._give_back(running)
         self.changed()
 
 

@@ -337,6 +337,9 @@ class _Handler(BaseHTTPRequestHandler):
         if query.get("previous", ["false"])[0].lower() in ("true", "1"):
             text = f'previous terminated container "{container}" in pod "{name}" not found'
             raise ApiError(400, "BadRequest", text)
+        deadline = time.monotonic() + 60  # who follows a pod that is just being made does not have to hit the moment
+        while query.get("follow") == ["true"] and pod["status"]["phase"] == "Pending" and time.monotonic() < deadline:
+            time.sleep(0.05)
         states = [status["state"] for status in pod["status"].get("containerStatuses", ())]
         if not states or "waiting" in states[0]:
             reason = states[0]["waiting"]["reason"] if states else "ContainerCreating"

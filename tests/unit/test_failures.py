@@ -92,13 +92,15 @@ def test_replay_that_is_interrupted_waits_for_the_clean_end_of_snakemake(tmp_pat
     end = tmp_path / "ended"
     child = f"trap 'sleep 1; touch {end}; exit 0' TERM; touch {tmp_path}/began; while :; do sleep 0.1; done"
     code = (
+        "import subprocess\nfrom pathlib import Path\nwait = subprocess.Popen.wait\n"
+        f"subprocess.Popen.wait = lambda *a, **k: (Path({str(tmp_path / 'waits')!r}).touch(), wait(*a, **k))[1]\n"
         "from zarrmill.cli_runs import _terminated_as_interrupted\nfrom zarrmill.runs.replay import run\n"
         f"with _terminated_as_interrupted():\n    run(['sh', '-c', {child!r}])"
     )
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
-        until((tmp_path / "began").exists)
+        until(lambda: (tmp_path / "began").exists() and (tmp_path / "waits").exists())
         process.terminate()
-        assert process.wait(20) != 0
+        assert process.wait(60) != 0
         assert end.exists()
 
 

@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from fake_run import FAILURES, FakeRun, fake_products, fake_run, price_list, write_failure, write_ok
 from snakemake_interface_logger_plugins.common import LogEvent
+from until import until
 
 from snakemake_logger_plugin_zarrmill import LogHandler, jobs
 from zarrmill.errors import EXIT_BROKEN, EXIT_FAILED, EXIT_OK, EXIT_UNKNOWN
 from zarrmill.io import progress
-from zarrmill.io.places import place_of
+from zarrmill.io.places import Place, place_of
 from zarrmill.io.progress import (
     STALE_S,
     Heartbeat,
@@ -109,7 +110,10 @@ def test_a_stage_that_fetches_for_long_is_not_taken_for_killed(tmp_path: Path, m
     run = fake_run(tmp_path, 1, n_waiting=1, thumbnails=False)
     with progress_of(run.state, run.products[0], "convert"):
         monkeypatch.setattr(progress.socket, "gethostname", lambda: "the machine of the driver")
-        time.sleep(1)
+        beat = Path(run.state.progress(run.products[0]).href)
+        begun = beat.stat().st_mtime
+        until(lambda: beat.stat().st_mtime > begun + 0.6)
+        monkeypatch.setattr(Place, "now", lambda place: beat.stat().st_mtime + 0.3)
         assert not record_killed(run.state, run.products, "demo")
     assert not run.state.progress(run.products[0]).exists()
 

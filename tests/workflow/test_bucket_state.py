@@ -167,14 +167,16 @@ def test_a_killed_driver_is_followed_by_the_same_command(work: Workspace, s3_buc
 
 def test_a_second_driver_waits_and_is_refused(work: Workspace, s3_bucket: Bucket) -> None:
     work.plan()
-    buckets.use(S3(lease_s=2.0))
+    work.configure(s3={"lease_s": 8.0})  # longer than any stall of this process; both wait for it at the same time
+    buckets.use(S3(lease_s=8.0))
     lock = RunLock(work.state.root)
     lock.take()
     try:
-        done = work.snakemake(check=False)
-        assert done.returncode == EXIT_UNKNOWN
-        assert "writes this run" in done.stdout
+        second = work.start()
         planned = work.zarrmill("plan", "--limit", "1")
+        output, _ = second.communicate(timeout=120)
+        assert second.returncode == EXIT_UNKNOWN
+        assert "writes this run" in output
         assert (planned.returncode, "writes this run" in planned.stderr) == (EXIT_UNKNOWN, True), planned.stderr
         assert len(work.products) == 2
         assert not [key for key in s3_bucket.keys("state/test/") if "/convert/" in key]
