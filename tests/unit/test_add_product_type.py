@@ -10,7 +10,7 @@ from zarrmill.config import Recipe
 from zarrmill.core import layout
 from zarrmill.core.layout import SourceLayout
 from zarrmill.errors import SourceError
-from zarrmill.model import Severity
+from zarrmill.model import Severity, Verdict
 from zarrmill.stages.convert import convert
 from zarrmill.stages.validate import validate
 
@@ -63,3 +63,20 @@ def test_one_row_and_a_recipe_convert_and_validate_it(source, tmp_path, monkeypa
     report = validate(receipt.store, source=str(source), recipe=RECIPE, product=product)
     assert [f for f in report.findings if f.severity is Severity.ERROR] == []
     assert report.n_pixels_compared > 0
+
+
+def test_levels_of_a_kilometre_and_more_are_the_source_s_own(source, tmp_path, monkeypatch):
+    monkeypatch.setitem(layout.LAYOUTS, TYPE, SourceLayout(TYPE, "measurements/radiance", BANDS, "<u2", "radiance"))
+    root = zarr.open_group(source, mode="r+", use_consolidated=False)
+    node = root.require_group("measurements/radiance/r1200m")
+    for name in BANDS:
+        array = node.create_array(name, data=np.full((12, 12), 7, "<u2"), chunks=(12, 12), fill_value=0)
+        array.attrs.update({"_ARRAY_DIMENSIONS": ["y", "x"], "scale_factor": 0.01})
+    for axis, start, step in (("x", 500_600.0, 1200.0), ("y", 4_999_400.0, -1200.0)):
+        node.create_array(axis, data=start + step * np.arange(12), chunks=(12,)).attrs["_ARRAY_DIMENSIONS"] = [axis]
+    zarr.consolidate_metadata(root.store)
+    product = product_row(source, RECIPE, TYPE)
+    receipt = convert(product, recipe=RECIPE, store_root=str(tmp_path / "stores"))
+    store = zarr.open_group(receipt.store, mode="r")
+    assert (store["measurements/radiance/r1200m/oa01"][:] == 7).all()
+    assert validate(receipt.store, source=str(source), recipe=RECIPE, product=product).verdict is not Verdict.FAIL

@@ -409,3 +409,148 @@ def test_level_that_is_coarser_than_all_of_the_recipe_needs_no_grid(source_copy,
     receipt = run(source, tmp_path / "out")
     assert verdict(receipt) is Verdict.PASS
     assert not list(Path(receipt.store).rglob("r720m"))
+
+
+def add_node(product: Path, path: str, **changes: object) -> None:
+    """Let the metadata speak of an array of two integers that has no chunk."""
+    node = {"zarr_format": 2, "shape": [2], "chunks": [2], "dtype": "<i4", "compressor": None, "filters": None, "order": "C"}
+    array = node | {"fill_value": 0} | changes
+
+    def add(metadata):
+        metadata[f"{path}/.zarray"], metadata[f"{path}/.zattrs"] = array, {"_ARRAY_DIMENSIONS": ["n"]}
+
+    edit_metadata(product, add)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("../../out", "/out", "extra/../../out", "extra//n", "extra/./n", "extra/zarr.json", "extra/n\0", "extra/n\n"),
+        f"extra/{'n' * 300}",
+        BAND.rpartition("/")[0],
+    ],
+)
+def test_node_whose_place_would_be_outside_or_is_none_is_refused(source_copy, path):
+    product = source_copy("l2a")
+    add_node(product, path)
+    with pytest.raises(SourceError, match=r"(has a part|is an array and a group).*report it to the provider") as caught:
+        read_tree(Objects(str(product)))
+    assert caught.value.code == "ZM-SRC-METADATA"
+
+
+def test_node_outside_of_a_v3_product_is_refused(source_copy):
+    product = source_copy("l2a-v3")
+    document = json.loads((product / "zarr.json").read_text())
+    nodes = document["consolidated_metadata"]["metadata"]
+    nodes["../out"] = nodes[BAND]
+    (product / "zarr.json").write_text(json.dumps(document))
+    with pytest.raises(SourceError, match=r"node '\.\./out' has a part '\.\.'"):
+        read_tree(Objects(str(product)))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"dtype": "|O", "filters": [{"id": "vlen-bytes"}]}, {"dtype": "|O"}, {"dtype": "<m8[s]"}], ids=str
+)
+def test_objects_that_are_no_text_and_durations_are_refused(source_copy, tmp_path, changes):
+    product = source_copy("l2a")
+    add_node(product, "conditions/odd", **changes)
+    with pytest.raises(SourceError, match=r"conditions/odd: dtype .*expected booleans, integers, floats"):
+        run(product, tmp_path / "stores")
+    assert not list(tmp_path.rglob("zarr.json"))
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"name": "structured", "configuration": {"fields": [["a", "int32"]]}},
+        {"name": "numpy.timedelta64", "configuration": {"unit": "ns", "scale_factor": 1}},
+        {"name": "null_terminated_bytes", "configuration": {"length_bytes": 3}},
+    ],
+    ids=lambda stated: stated["name"],
+)
+def test_v3_dtype_that_is_no_text_is_refused(source_copy, tmp_path, stated):
+    product = source_copy("l2a-v3")
+    edit_node(product, "conditions/geometry/angle", lambda node: node.update(data_type=stated, fill_value=0))
+    with pytest.raises(SourceError, match=r"conditions/geometry/angle: dtype .*expected booleans, integers, floats"):
+        run(product, tmp_path / "stores")
+
+
+def test_text_on_a_grid_is_refused_by_name(source_copy, tmp_path):
+    product = source_copy("l2a")
+    edit_metadata(
+        product, lambda metadata: metadata["quality/mask/r10m/b02/.zarray"].update(dtype="<U1", fill_value="", compressor=None)
+    )
+    with pytest.raises(SourceError, match=r"quality/mask/r10m/b02: text on a grid, expected numbers"):
+        run(product, tmp_path / "stores")
+
+
+@pytest.mark.parametrize(
+    ("node", "key", "value"),
+    [
+        (".zarray", "fill_value", 65535),
+        (".zattrs", "_FillValue", 65535),
+        (".zattrs", "scale_factor", 0.1),
+        (".zattrs", "add_offset", 1),
+    ],
+)
+def test_radar_image_that_masks_or_scales_its_dn_is_refused(tmp_path, node, key, value):
+    product = build_grd(GrdSpec(shape=(300, 400), polarisations=("VV",)), tmp_path / "source")
+    image = next(path.relative_to(product).as_posix() for path in product.glob("*_VV/measurements/grd"))
+    (set_array_field if node == ".zarray" else set_attr)(product, image, key, value)
+    recipe = grd_recipe()
+    with pytest.raises(SourceError, match=rf"grd: .*{value}.*expected DN as they are, of which 0 is no data"):
+        convert(product_row(product, recipe, "S01SIWGRH"), recipe=recipe, store_root=str(tmp_path / "stores"))
+
+
+def test_coordinates_with_noise_of_floats_are_a_regular_grid(source_copy, tmp_path):
+    product = source_copy("l2a")
+    for metres, of in (("r10m", 1), ("r20m", 0)):
+        for axis in ("x", "y"):
+            array = zarr.open_array(product / f"measurements/reflectance/{metres}/{axis}", mode="r+")
+            values = array[...].astype("f8")
+            values[of:] = np.nextafter(values[of:], 0)
+            metadata = json.loads((product / ".zmetadata").read_text())["metadata"]
+            node = metadata[f"measurements/reflectance/{metres}/{axis}/.zarray"]
+            set_array_field(product, f"measurements/reflectance/{metres}/{axis}", "dtype", "<f8")
+            set_array_field(product, f"measurements/reflectance/{metres}/{axis}", "fill_value", None)
+            codec = numcodecs.get_codec(node["compressor"]) if node["compressor"] else None
+            chunk = next(path for path in (product / f"measurements/reflectance/{metres}/{axis}").iterdir() if path.name == "0")
+            chunk.write_bytes(codec.encode(values) if codec else values.tobytes())
+    receipt = run(product, tmp_path / "stores")
+    assert verdict(receipt) is Verdict.PASS
+
+
+def test_small_array_in_a_group_named_like_a_level_is_carried(source_copy, tmp_path):
+    product = source_copy("l2a")
+    add_node(product, "conditions/things/r10m/v")
+    receipt = run(product, tmp_path / "stores")
+    assert zarr.open_group(receipt.store, mode="r")["conditions/things/r10m/v"][:].tolist() == [0, 0]
+    assert verdict(receipt) is Verdict.PASS
+
+
+def test_level_of_maps_that_covers_another_extent_is_refused_where_it_gets_overviews(source_copy, tmp_path):
+    product = source_copy("l2a")
+    array = zarr.open_array(product / "quality/atmosphere/r20m/x", mode="r+")
+    array[...] = array[...] + 20
+    with pytest.raises(SourceError, match=r"quality/atmosphere/r20m: covers .* as r10m covers; leave the group off"):
+        run(product, tmp_path / "stores", overviews=["quality/atmosphere"])
+    assert verdict(run(product, tmp_path / "stores")) is not Verdict.FAIL
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<f8"])
+def test_overviews_of_float_maps_have_the_precision_of_their_source(source_copy, tmp_path, dtype):
+    product, values = source_copy("l2a"), {}
+    for metres in (10, 20, 60):
+        path = f"quality/atmosphere/r{metres}m/aot"
+        array = zarr.open_array(product / path, mode="r")
+        values[metres] = (array[...] / 977).astype(dtype)
+        values[metres][3, 5] = np.inf
+        for key, value in (("dtype", dtype), ("fill_value", "NaN"), ("compressor", None), ("chunks", list(array.shape))):
+            set_array_field(product, path, key, value)
+        (product / path / "0.0").write_bytes(values[metres].tobytes())
+    receipt = run(product, tmp_path / "stores", overviews=["quality/atmosphere"])
+    level = zarr.open_group(receipt.store, mode="r")["quality/atmosphere/r120m/aot"][:]
+    blocks = values[10].astype("f8").reshape(level.shape[0], 12, level.shape[1], 12)
+    wanted = np.nanmean(np.where(np.isfinite(blocks), blocks, np.nan), axis=(1, 3))
+    np.testing.assert_allclose(level, wanted, rtol=8 * np.finfo(dtype).eps)
+    assert verdict(receipt, overviews=["quality/atmosphere"]) is Verdict.PASS

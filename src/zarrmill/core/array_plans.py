@@ -39,8 +39,13 @@ def check_kind(array: SourceArray) -> None:
 def raster_plan(
     path: str, shape: tuple[int, ...], source: SourceArray, pixels: Pixels, attributes: Mapping[str, Any], fill: Any
 ) -> ArrayPlan:
-    """Return the plan of a raster made from ``source``, chunked as the recipe says. Raises: SourceError: as ``check_kind``."""
+    """Return the plan of a raster made from ``source``, chunked as the recipe says.
+
+    Raises: SourceError: as ``check_kind``, or it is text.
+    """
     check_kind(source)
+    if source.dtype == "string":
+        raise SourceError(f"{source.path}: text on a grid, expected numbers; report it to the provider", kind="layout")
     chunks = chunk_shape(shape, pixels.chunk_px)
     shards = shard_shape(shape, chunks, pixels.shard_px)
     return ArrayPlan(path, shape, source.dtype, chunks, shards, source.dims, fill, attributes)

@@ -19,6 +19,11 @@ BAND_PX = 10_980
 """Columns of a stripe at most where chunks and cells allow it: the width of a Sentinel-2 tile."""
 Region = tuple[slice, ...]
 Pixels = NDArray[Any]  # Any: pixels keep the dtype that they are stored with
+_Room = tuple[float, float]
+"""How far floats may differ: relative to what they must be, and absolute."""
+_AXIS_RTOL, _AXIS_PX = 1e-12, 1e-3
+"""Room of coordinates, the second one in pixels: as much as ``core.grid.grid_from_centres`` takes for regular."""
+_SUM_RTOL = 1e-12
 Absent = Callable[[str, tuple[int, ...]], str | None]
 """Returns the key of a chunk object, by path and index, when it is not there."""
 
@@ -224,7 +229,7 @@ def run_job(job: Job, share: float, seed: str, absent: Absent, progress: Callabl
         elif is_taken or not job.fill_is_zero or any(pixels[part].any() for part in parts):
             result.n_blocks += 1
             if native is not None:
-                _compare(native, pixels, region, absent)
+                _compare(native, pixels, region, absent, _axis_room(native.array, pixels))
             if levels:
                 _compare_levels(job, levels, pixels, region, absent)
         progress(_region_bytes(job.base, region))
@@ -285,22 +290,36 @@ def _compare_levels(job: Job, tallies: list[_Tally], pixels: Pixels, region: Reg
     for level, tally, values in zip(job.levels, tallies, wanted, strict=True):
         starts = [side.start // level.factor for side in region]
         place = tuple(slice(start, start + n) for start, n in zip(starts, values.shape, strict=True))
-        _compare(tally, values, place, absent, close=True)
+        _compare(tally, values, place, absent, _level_room(values.dtype))
 
 
-def _compare(tally: _Tally, wanted: Pixels, region: Region, absent: Absent, close: bool = False) -> None:
-    """Compare one region of a store array with what it must hold."""
+def _level_room(dtype: np.dtype[Any]) -> _Room | None:
+    """Return how far means of floats may differ: sums of another order, rounded once more or less."""
+    return (max(8 * float(np.finfo(dtype).eps), _SUM_RTOL), 0.0) if dtype.kind == "f" else None
+
+
+def _axis_room(array: Readable, values: Pixels) -> _Room | None:
+    """Return how far coordinates of pixels may lie from the source's, of which they were made anew on a regular grid."""
+    if len(array.shape) != 1 or array.path.rpartition("/")[2] not in ("x", "y") or values.dtype.kind not in "iuf":
+        return None
+    step = abs(float(values[1]) - float(values[0])) if values.size > 1 else 0.0
+    return _AXIS_RTOL, _AXIS_PX * step
+
+
+def _compare(tally: _Tally, wanted: Pixels, region: Region, absent: Absent, room: _Room | None = None) -> None:
+    """Compare one region of a store array with what it must hold; floats may differ as ``room`` says."""
     for part, found in tally.array.parts(region):
         place = tuple(slice(side.start + cut.start, side.start + cut.stop) for side, cut in zip(region, part, strict=True))
         if isinstance(found, str):
             tally.damage(region, found)
         else:
-            _compare_part(tally, found, wanted[part], place, absent, close)
+            _compare_part(tally, found, wanted[part], place, absent, room)
 
 
-def _compare_part(tally: _Tally, found: Pixels, wanted: Pixels, region: Region, absent: Absent, close: bool) -> None:
-    if close and found.dtype.kind == "f":
-        found = np.where(np.isclose(found, wanted, rtol=1e-6, atol=0, equal_nan=True), wanted, found)
+def _compare_part(tally: _Tally, found: Pixels, wanted: Pixels, region: Region, absent: Absent, room: _Room | None) -> None:
+    if room and found.dtype.kind == "f":
+        rtol, atol = room
+        found = np.where(np.isclose(found, wanted, rtol=rtol, atol=atol, equal_nan=True), wanted, found)
     different = tally.found.add(found, wanted, tuple(s.start for s in region))
     if different is None:
         return

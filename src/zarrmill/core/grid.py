@@ -1,5 +1,7 @@
 """Pixel grids: edges, centres and levels."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,7 +50,7 @@ def centres(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 def grid_from_centres(x: NDArray[np.float64], y: NDArray[np.float64], pixel: float, crs: str) -> Grid:
     """Return the grid whose pixel centres are ``x`` (rising) and ``y`` (falling), both in CRS units.
 
-    ``pixel`` is the pixel size that the group's name announces.
+    ``pixel`` is the pixel size that the group's name announces; edges are whole millionths of it, so that noise of sums is none.
     Raises: ValueError: the centres are not regular, not north-up, or not ``pixel`` apart.
     """
     for name, values, step in (("x", x, pixel), ("y", y, -pixel)):
@@ -56,5 +58,6 @@ def grid_from_centres(x: NDArray[np.float64], y: NDArray[np.float64], pixel: flo
         if values.size == 0 or not np.allclose(steps, step, rtol=0, atol=1e-3 * pixel):
             found = sorted(set(np.round(steps, 3).tolist()))[:4]
             raise ValueError(f"{name}: steps {found}, expected {step} everywhere")
-    west, north = float(x[0]) - pixel / 2, float(y[0]) + pixel / 2
+    places = 6 - math.floor(math.log10(pixel))
+    west, north = round(float(x[0]) - pixel / 2, places), round(float(y[0]) + pixel / 2, places)
     return Grid(crs, (float(pixel), 0.0, west, 0.0, -float(pixel), north), (int(y.size), int(x.size)))

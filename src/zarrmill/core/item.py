@@ -94,10 +94,11 @@ class ItemInputs:
 def build_item(inputs: ItemInputs) -> dict[str, Json]:
     """Return the item; it is not validated here.
 
-    Raises: ConformanceError: no source knows the time or the footprint, or the store lacks its multiscales group.
+    Raises: ConformanceError: no source knows the time or the store has no extent, or the store lacks its multiscales group.
     """
     product, attributes = inputs.receipt.product, inputs.nodes.attributes
-    facts = Facts(product, inputs.source_item, _mapping(attributes, "stac_discovery"), _mapping(attributes, "other_metadata"))
+    told = (_mapping(attributes, key) for key in ("stac_discovery", "other_metadata"))
+    facts = Facts(product, inputs.source_item, *told, attributes.get("spatial:bbox"))
     footprint = geometry(facts)
     assets = _assets(inputs)
     item = {

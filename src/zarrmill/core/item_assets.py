@@ -179,11 +179,16 @@ def _values(array: Array) -> dict[str, Json]:
     fields = {
         "data_type": array.data_type,
         "nodata": attributes.get("_FillValue", _class_nodata(attributes)),
-        "unit": attributes.get("units"),
+        "unit": _unit(attributes.get("units")),
         "raster:scale": attributes.get("scale_factor"),
         "raster:offset": attributes.get("add_offset"),
     }
     return {key: value for key, value in fields.items() if value is not None}
+
+
+def _unit(value: Json) -> str | None:
+    """Return a unit as text, a number of units too (CF writes 1 of what has none); anything else is missing."""
+    return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
 
 
 def _class_nodata(attributes: Mapping[str, Json]) -> Json:

@@ -5,7 +5,8 @@ fact                            first source that has it
 ==============================  ==================================================================================
 id, product type                manifest row
 datetime                        catalogue item; ``stac_discovery`` (``datetime``, then ``start_datetime``); manifest row
-geometry                        catalogue item's geometry; ``stac_discovery``'s geometry; their bounding boxes; all repaired
+geometry                        catalogue item's geometry; ``stac_discovery``'s geometry; their bounding boxes; all repaired;
+                                the extent of the store
 platform, orbit, tile, level    catalogue item; ``stac_discovery``; product name
 cloud, snow, timeliness         catalogue item; ``stac_discovery``
 international designator        the platform (products state that of Sentinel-2A for every spacecraft)
@@ -55,6 +56,8 @@ class Facts:
     """``stac_discovery`` of the source product."""
     other: Mapping[str, Json]
     """``other_metadata`` of the source product."""
+    extent: Json = None
+    """``spatial:bbox`` of the store in degrees; None before there is one."""
 
     def first[T](self, read: Callable[[Json], T | None], *keys: str) -> T | None:
         """Return the first readable property: every key in the catalogue item, then every key in ``stac_discovery``."""
@@ -112,22 +115,27 @@ def number(low: float, high: float) -> Callable[[Json], float | None]:
 def geometry(facts: Facts) -> Json:
     """Return the footprint as valid GeoJSON.
 
-    Raises: ConformanceError: neither the catalogue nor the product has one.
+    Raises: ConformanceError: neither the catalogue nor the product nor the store has one.
     """
     for source in (facts.item, facts.discovery):
         shape = repair_geometry(source.get("geometry"))
         if shape is not None:
             return shape
     for source in (facts.item, facts.discovery):
-        box = repair_bbox(source.get("bbox"))
-        shape = box_geometry(box) if box else None
-        if shape is not None:
+        if (shape := _box(source.get("bbox"))) is not None:
             return shape
+    if (shape := _box(facts.extent)) is not None:
+        return shape
     raise ConformanceError(
         f"{facts.product.product_id}: geometry: found none in the catalogue item nor in stac_discovery, STAC requires one; "
         "report it to the provider",
         kind="item",
     )
+
+
+def _box(value: Json) -> Json:
+    box = repair_bbox(value)
+    return box_geometry(box) if box else None
 
 
 def times(facts: Facts) -> dict[str, str]:

@@ -178,7 +178,7 @@ def store_plan(tree: SourceTree, layout: SourceLayout, pixels: Pixels, grids: Ma
     laid_out = StorePlan(
         groups=_groups(tree, layout, pixels, target_grids, {pyramid: tasks[pyramid.path] for pyramid in pyramids}),
         rasters=tuple(sorted(rasters, key=lambda task: (-task.n_bytes, task.source.path))),
-        copies=tuple(_copies(tree, pixels, set(grids))),
+        copies=tuple(_copies(tree, layout, pixels, set(grids))),
         coordinates=tuple(plan for path, grid in sorted(target_grids.items()) for plan in coordinate_plans(path, grid)),
         consolidated=(*(pyramid.path for pyramid in pyramids), ""),
         findings=(
@@ -282,10 +282,13 @@ def _other_tasks(
         yield RasterTask(array, level_rule(path), ((1, plan),), is_mandatory(path, pixels), None)
 
 
-def _copies(tree: SourceTree, pixels: Pixels, level_paths: set[str]) -> Iterable[tuple[SourceArray, ArrayPlan]]:
+def _copies(
+    tree: SourceTree, layout: SourceLayout, pixels: Pixels, level_paths: set[str]
+) -> Iterable[tuple[SourceArray, ArrayPlan]]:
     for path, array in tree.arrays.items():
         in_level = array.group in level_paths
-        if (in_level and (is_raster(array) or array.name in _GENERATED)) or (LEVEL.search(array.group) and not in_level):
+        is_dropped = path.startswith(f"{layout.multiscales}/") and LEVEL.search(array.group) and not in_level
+        if is_dropped or (in_level and (is_raster(array) or array.name in _GENERATED)):
             continue
         if pixels.quicklook or not is_quicklook(path):
             yield array, copy_plan(array)

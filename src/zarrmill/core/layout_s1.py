@@ -110,12 +110,22 @@ def _image(tree: SourceTree, name: str, group: str, pixels: Pixels, values: Valu
     if len(source.shape) != 2 or source.dtype != "<u2" or min(source.shape) < 2:
         found = f"{source.path}: dtype {source.dtype}, shape {source.shape}"
         raise SourceError(f"{found}; expected two-dimensional <u2; report it to the provider", kind="layout")
+    _check_plain(source)
     line, pixel, lat, lon = (
         np.asarray(values[f"{group}/conditions/gcp/{part}"], np.float64) for part in ("line", "pixel", "latitude", "longitude")
     )
     gcps = gcp_grid(line, pixel, lat, lon, f"{group}/conditions/gcp")
     _check_covered(source, gcps, f"{group}/conditions/gcp")
     return _Image(name, group, source, gcps, _table(group, pixels, values))
+
+
+def _check_plain(source: SourceArray) -> None:
+    """Raise SourceError when an image masks another DN than 0, or its values are not DN: both would change every mean."""
+    said = {"_FillValue": 0, "scale_factor": 1, "add_offset": 0}
+    found = {name: source.attributes[name] for name in ("scale_factor", "add_offset") if name in source.attributes}
+    if different := {name: value for name, value in (found | fill_attribute(source)).items() if value != said[name]}:
+        text = f"{source.path}: {different}, expected DN as they are, of which 0 is no data"
+        raise SourceError(f"{text}; report it to the provider", kind="layout")
 
 
 def _check_covered(source: SourceArray, gcps: Gcps, place: str) -> None:

@@ -71,7 +71,7 @@ def band_pyramid(path: str, pixels: Pixels, grids: Mapping[str, Grid]) -> Pyrami
 def map_pyramids(tree: SourceTree, pixels: Pixels, grids: Mapping[str, Grid], bands: str) -> tuple[Pyramid, ...]:
     """Return the groups of maps that the recipe gives overviews; ``bands`` is the group of the measurements.
 
-    Raises: SourceError: a map has a dtype that its rule is not made for.
+    Raises: SourceError: a map has a dtype that its rule is not made for, or a level of maps covers another extent.
     """
     chosen = [
         path
@@ -84,7 +84,12 @@ def map_pyramids(tree: SourceTree, pixels: Pixels, grids: Mapping[str, Grid], ba
         source = _levels_of(path, grids)
         base_m = min(source)
         base = source[base_m]
-        exact = {metres for metres, grid in source.items() if _fits(base, base_m, metres) and grid.bbox == base.bbox}
+        exact = {metres for metres in source if _fits(base, base_m, metres)}
+        for metres in sorted(exact):
+            if source[metres].bbox != base.bbox:
+                found = f"{path}/r{metres}m: covers {source[metres].bbox}, expected {base.bbox} as r{base_m}m covers"
+                advice = "leave the group off pixels.overviews, report it to the provider"
+                raise SourceError(f"{found}; {advice}", kind="layout")
         added = {metres for metres in pixels.levels_m if metres > base_m and _fits(base, base_m, metres)} - source.keys()
         pyramids.append(Pyramid(path, base, tuple(sorted(exact | added)), level_rule(f"{path}/")))
         _check_dtypes(_maps(tree, path, grids), pyramids[-1])
@@ -107,11 +112,14 @@ def pyramid_tasks(
 
     A level that the source has is copied; one that it lacks is computed from the array's finest level.
     """
-    for name in sorted({array.name for array in _maps(tree, pyramid.path, None) if len(array.shape) == 2}):
-        paths = {metres: f"{pyramid.path}/r{metres}m/{name}" for metres in range(1, 1000)}
-        have = {metres: tree.arrays[path] for metres, path in paths.items() if path in tree.arrays}
+    levels: dict[str, dict[int, SourceArray]] = {}
+    for array in _maps(tree, pyramid.path, None):
+        match = LEVEL.search(array.group)
+        if match and len(array.shape) == 2:
+            levels.setdefault(array.name, {})[int(match[1])] = array
+    for _, have in sorted(levels.items()):
         finest = min(have)
-        for metres, array in have.items():
+        for metres, array in sorted(have.items()):
             lacking = [m for m in pyramid.levels_m if m not in have and m > finest and m % finest == 0]
             made = [m for m in lacking if divides((array.shape[0], array.shape[1]), m // finest)] if metres == finest else []
             targets = sorted({*made, *({metres} & set(pyramid.levels_m))})

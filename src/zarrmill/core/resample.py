@@ -68,13 +68,13 @@ def average_levels(stripe: Stripe, factors: Sequence[int], nodata: int | None = 
     return levels
 
 
-def average_float_levels(stripe: NDArray[np.float32], factors: Sequence[int]) -> list[NDArray[np.float32]]:
-    """Return one array a factor: the mean of the values of each ``factor`` x ``factor`` block that are not NaN.
+def average_float_levels(stripe: NDArray[np.floating], factors: Sequence[int]) -> list[NDArray[np.floating]]:
+    """Return one array a factor: the mean of the values of each ``factor`` x ``factor`` block that are finite.
 
     Args: stripe: rows x width, both sides multiples of every factor; factors: as of ``average_levels``.
-    Returns: float32, summed in float64 and rounded once; NaN only where the whole block is NaN.
+    Returns: arrays of the stripe's dtype, summed in float64 and rounded once; NaN only where no value of the block is finite.
     """
-    valid = ~np.isnan(stripe)
+    valid = np.isfinite(stripe)
     sums: dict[int, NDArray[np.float64]] = {1: np.where(valid, stripe, 0).astype(np.float64)}
     counts: dict[int, NDArray[np.float64]] = {1: valid.astype(np.float64)}
     levels = []
@@ -84,7 +84,7 @@ def average_float_levels(stripe: NDArray[np.float32], factors: Sequence[int]) ->
             rows, columns = (size // (factor // parent) for size in parts[parent].shape)
             parts[factor] = parts[parent].reshape(rows, factor // parent, columns, factor // parent).sum(axis=(1, 3))
         with np.errstate(invalid="ignore"):
-            levels.append((sums[factor] / counts[factor]).astype(np.float32))
+            levels.append((sums[factor] / counts[factor]).astype(stripe.dtype))
     return levels
 
 

@@ -14,6 +14,8 @@ import numpy as np
 from zarrmill.model import SourceArray
 
 _FLOATS = ("NaN", "Infinity", "-Infinity")
+_NAME_BYTES = 240
+"""Longest name of a node: file systems hold 255, and an object that grows has a few more than its own."""
 
 type Nodes = tuple[dict[str, Mapping[str, Any]], dict[str, SourceArray]]
 """Attributes of groups, and arrays, by path; the root's path is empty."""
@@ -23,7 +25,7 @@ def nodes_v2(document: dict[str, Any]) -> Nodes:
     """Return what a ``.zmetadata`` holds."""
     metadata = document["metadata"]
     names = [key[: -len(".zgroup")] for key in metadata if key.rpartition("/")[2] == ".zgroup"]
-    groups: dict[str, Mapping[str, Any]] = {name.rstrip("/"): dict(metadata.get(f"{name}.zattrs", {})) for name in names}
+    groups: dict[str, Mapping[str, Any]] = {name.removesuffix("/"): dict(metadata.get(f"{name}.zattrs", {})) for name in names}
     arrays = {}
     for key, node in metadata.items():
         if key.rpartition("/")[2] != ".zarray":
@@ -32,7 +34,8 @@ def nodes_v2(document: dict[str, Any]) -> Nodes:
         attributes = dict(metadata.get(f"{path}/.zattrs", {}))
         _check_v2(path, node)
         dims = attributes.get("_ARRAY_DIMENSIONS")
-        arrays[path] = _array(path, node, node["dtype"], node["chunks"], dims, attributes)
+        stored = "string" if _is_text(node) else node["dtype"]
+        arrays[path] = _array(path, node, stored, node["chunks"], dims, attributes)
     if "" not in groups:
         raise KeyError(".zgroup")
     return _with_parents(groups, arrays), arrays
@@ -69,10 +72,22 @@ def _with_parents(groups: dict[str, Mapping[str, Any]], arrays: Mapping[str, Sou
     """Return the groups and those above a node that the metadata do not mention."""
     found = dict(groups)
     for path in (*groups, *arrays):
+        _check_path(path)
         parts = path.split("/")[:-1]
         for n in range(len(parts)):
             found.setdefault("/".join(parts[: n + 1]), {})
+    if both := found.keys() & arrays.keys():
+        raise ValueError(f"{min(both)!r} is an array and a group")
     return found
+
+
+def _check_path(path: str) -> None:
+    """Raise ValueError when a node has a name that no place below the product has."""
+    for name in path.split("/") if path else ():
+        if name in ("", ".", "..", "zarr.json") or not name.isprintable() or len(name.encode()) > _NAME_BYTES:
+            raise ValueError(
+                f"node {path[:_NAME_BYTES]!r} has a part {name[:_NAME_BYTES]!r}, expected names of groups and arrays"
+            )
 
 
 def _array(path: str, node: Mapping[str, Any], stored: Any, chunks: Any, dims: Any, attributes: Mapping[str, Any]) -> SourceArray:
@@ -126,9 +141,19 @@ def _fill_value(value: Any, is_integer: bool) -> Any:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
+def _is_text(node: Mapping[str, Any]) -> bool:
+    """Return whether a Zarr v2 array of objects holds text."""
+    filters = [one["id"] for one in node["filters"] or ()]
+    return str(node["dtype"]).endswith("O") and filters == ["vlen-utf8"]
+
+
 def _dtype(name: Any) -> str:
-    if isinstance(name, dict) and name["name"] == "numpy.datetime64":
-        return f"<M8[{name['configuration']['unit']}]"
-    if isinstance(name, dict) or name == "string" or str(name).lstrip("<>|=").startswith(("U", "O")):
+    """Return a dtype of NumPy, or ``string``; one that holds neither numbers nor text is what ``check_kind`` refuses."""
+    if isinstance(name, dict):
+        kind, unit = name["name"], name.get("configuration", {})
+        if kind in ("numpy.datetime64", "numpy.timedelta64"):
+            return f"<{'M' if 'date' in kind else 'm'}8[{unit['unit']}]"
+        return "string" if kind == "fixed_length_utf32" else "|V1"
+    if name == "string" or str(name).lstrip("<>|=").startswith("U"):
         return "string"
     return str(np.dtype(name).newbyteorder("<").str)
