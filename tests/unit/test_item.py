@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,11 @@ def test_geometry_comes_from_catalogue_then_product_then_boxes() -> None:
     assert bounds(geometry(facts(discovery={"bbox": [12.0, 41.0, 11.0, 42.0]}))) == (11, 41, 12, 42)
 
 
+def test_geometry_that_nobody_states_is_the_extent_of_the_store() -> None:
+    known = replace(facts(discovery={"bbox": "null"}), extent=[179.5, -17.0, -179.5, -16.0])
+    assert bounds(geometry(known)) == (179.5, -17, -179.5, -16)
+
+
 def test_item_without_any_geometry_is_refused() -> None:
     with pytest.raises(ConformanceError, match="geometry"):
         geometry(facts(discovery={"bbox": "null"}))
@@ -425,6 +431,13 @@ def test_scale_is_not_invented(tmp_path: Path) -> None:
     root["consolidated_metadata"]["metadata"]["measurements/reflectance/r10m/b02"]["attributes"] = {}
     band = build_item(inputs(tmp_path, root))["assets"]["reflectance"]["bands"][0]
     assert not {"raster:scale", "raster:offset", "nodata", "unit"} & set(band)
+
+
+@pytest.mark.parametrize(("stated", "told"), [(1, "1"), ("m", "m"), (["1"], None), (None, None)])
+def test_unit_of_an_item_is_text(tmp_path: Path, stated: Any, told: str | None) -> None:
+    root = store_root({10: "b02"})
+    root["consolidated_metadata"]["metadata"]["measurements/reflectance/r10m/b02"]["attributes"] = {"units": stated}
+    assert build_item(inputs(tmp_path, root))["assets"]["reflectance"]["bands"][0].get("unit") == told
 
 
 def test_map_with_overviews_has_an_asset_for_its_levels_beside_the_finest(tmp_path: Path) -> None:

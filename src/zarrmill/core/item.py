@@ -97,8 +97,8 @@ def build_item(inputs: ItemInputs) -> dict[str, Json]:
     Raises: ConformanceError: no source knows the time or the store has no extent, or the store lacks its multiscales group.
     """
     product, attributes = inputs.receipt.product, inputs.nodes.attributes
-    told = (_mapping(attributes, key) for key in ("stac_discovery", "other_metadata"))
-    facts = Facts(product, inputs.source_item, *told, attributes.get("spatial:bbox"))
+    discovery, other = _mapping(attributes, "stac_discovery"), _mapping(attributes, "other_metadata")
+    facts = Facts(product, inputs.source_item, discovery, other, attributes.get("spatial:bbox"))
     footprint = geometry(facts)
     assets = _assets(inputs)
     item = {

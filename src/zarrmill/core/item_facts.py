@@ -127,8 +127,8 @@ def geometry(facts: Facts) -> Json:
     if (shape := _box(facts.extent)) is not None:
         return shape
     raise ConformanceError(
-        f"{facts.product.product_id}: geometry: found none in the catalogue item nor in stac_discovery, STAC requires one; "
-        "report it to the provider",
+        f"{facts.product.product_id}: geometry: found none in the catalogue item, in stac_discovery nor in the store, "
+        "STAC requires one; report it to the provider",
         kind="item",
     )
 
