@@ -554,3 +554,18 @@ def test_overviews_of_float_maps_have_the_precision_of_their_source(source_copy,
     wanted = np.nanmean(np.where(np.isfinite(blocks), blocks, np.nan), axis=(1, 3))
     np.testing.assert_allclose(level, wanted, rtol=8 * np.finfo(dtype).eps)
     assert verdict(receipt, overviews=["quality/atmosphere"]) is Verdict.PASS
+
+
+def test_recipe_finer_than_all_levels_of_the_product_is_told_so(source_copy, tmp_path):
+    with pytest.raises(SourceError, match=r"r10m.*are all coarser than 7 m.*pixels.levels_m; add their pixel sizes"):
+        run(source_copy("l2a"), tmp_path / "stores", levels_m=[7])
+
+
+def test_v3_product_without_consolidated_metadata_is_told_so(source_copy):
+    product = source_copy("l2a-v3")
+    document = json.loads((product / "zarr.json").read_text())
+    del document["consolidated_metadata"]
+    (product / "zarr.json").write_text(json.dumps(document))
+    with pytest.raises(SourceError, match=r"zarr.json: a Zarr v3 group without consolidated_metadata, expected") as caught:
+        read_tree(Objects(str(product)))
+    assert caught.value.kind == "metadata"

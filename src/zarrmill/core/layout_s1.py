@@ -145,7 +145,8 @@ def _table(group: str, pixels: Pixels, values: Values) -> CalibrationTable | Non
     lines, samples, table = (np.asarray(values[f"{place}/{part}"], np.float64) for part in ("line", "pixel", name))
     rising = all(axis.ndim == 1 and axis.size > 1 and (np.diff(axis) > 0).all() for axis in (lines, samples))
     if not rising or table.shape != (lines.size, samples.size) or not (table > 0).all():
-        found = f"{place}/{name}: shape {table.shape}, line {lines.shape}, pixel {samples.shape}"
+        found = f"{place}/{name}: shape {table.shape}, line {lines.shape}, pixel {samples.shape}, "
+        found += f"{np.count_nonzero(~(table > 0))} values are not above 0"
         raise SourceError(
             f"{found}; expected positive values on rising lines and pixels; report it to the provider", kind="layout"
         )

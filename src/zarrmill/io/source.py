@@ -65,7 +65,11 @@ def parse_tree(objects: Objects, key: str, raw: bytes) -> SourceTree:
     """
     format_ = 2 if key == ".zmetadata" else 3
     try:
-        groups, arrays = (nodes_v2 if format_ == 2 else nodes_v3)(json.loads(raw))
+        document = json.loads(raw)
+        if format_ == 3 and isinstance(document, dict) and not document.get("consolidated_metadata"):
+            found = "a Zarr v3 group without consolidated_metadata, expected consolidated metadata"
+            raise SourceError(f"{objects.href}/{key}: {found}; report it to the provider", kind="metadata")
+        groups, arrays = (nodes_v2 if format_ == 2 else nodes_v3)(document)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         found = f"{len(raw)} bytes that are not whole consolidated metadata ({error!r})"
         raise SourceError(f"{objects.href}/{key}: {found}; report it to the provider", kind="metadata") from error

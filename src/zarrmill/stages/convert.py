@@ -114,6 +114,9 @@ def plan_store(objects: Objects, tree: SourceTree, product_type: str, recipe: Re
     unused = {path for path, metres in levels.items() if path.startswith(f"{layout.multiscales}/") and metres > coarsest}
     grids = {path: _group_grid(objects, tree, path, levels[path], crs) for path in levels if path not in unused}
     if not any(path.startswith(f"{layout.multiscales}/") for path in grids):
+        if unused:
+            found = f"{objects.href}: {sorted(unused)} are all coarser than {coarsest} m, the coarsest of pixels.levels_m"
+            raise SourceError(f"{found}; add their pixel sizes to the recipe", kind="layout")
         expected = f"as every {product_type} has; check the product type, report it to the provider"
         raise SourceError(f"{objects.href}: no groups {layout.multiscales}/r<metres>m, {expected}", kind="layout")
     return store_plan(tree, layout, recipe.pixels, grids)
