@@ -97,6 +97,14 @@ def test_scene_across_the_antimeridian_passes_and_its_root_box_must_be_right(tmp
         assert "georef.root" in [f.code for f in validate(store, recipe=recipe).findings], wrong
 
 
+def test_scene_whose_cells_are_smaller_than_a_block_passes_where_a_degree_is_narrow(tmp_path):
+    source = build_grd(GrdSpec(shape=(150, 200), centre=(10.0, 83.0)), tmp_path / "source")
+    recipe = grd_recipe(grd={"crs": "EPSG:4326"})
+    product = product_row(source, recipe, "S01SIWGRH")
+    receipt = convert(product, recipe=recipe, store_root=str(tmp_path / "stores"), threads=2)
+    assert validate(receipt.store, source=str(source), recipe=recipe, product=product).verdict is Verdict.PASS
+
+
 def changed(intact, tmp_path, change, depth="full"):
     source, store, recipe = intact
     copy = tmp_path / Path(store).name

@@ -27,7 +27,9 @@ TILE_PX = (256, 512)
 LINEAR_PX = 0.005
 """Largest distance of a block's middles from straight lines; between them the map is at most twice as far off.
 
-That holds where control points lie further apart than a piece is wide; those of products lie a thousand samples apart."""
+That holds where a block is smaller than a cell of control points; those of products are a thousand samples wide."""
+CROWDED_PX = LINEAR_PX / 10
+"""The same for blocks that are larger, in which several edges of cells may meet."""
 ONE = 65536
 """Positions per sample."""
 SPAN_PX = 2048
@@ -182,6 +184,7 @@ class _Map:
         self._size = shape
         self._grid: Grid = warp.grid
         self._geolocation = Geolocation(warp.gcps, warp.grid.crs, warp.utm)
+        self._cell = (float(np.diff(warp.gcps.lines).min()), float(np.diff(warp.gcps.pixels).min()))
 
     def edge(self, column: int) -> Floats:
         """Return line and pixel of points along a column, shape ``(points, 2)``."""
@@ -195,7 +198,7 @@ class _Map:
         half, (height, width) = BLOCK_PX // 2, TILE_PX
         lattice = self._lattice(np.arange(top, bottom + 1, half), np.arange(left, right + 1, half))
         bend = _bend(lattice[:2])
-        bent = (bend.max(axis=0) > LINEAR_PX) & self._meets(lattice[:2], bend)
+        bent = self._bends(lattice[:2], bend) & self._meets(lattice[:2], bend)
         exact, number = self._straighten(lattice, bent), np.cumsum(bent).reshape(bent.shape) - 1
         for y in range(top, bottom, height):
             for x in range(left, right, width):
@@ -259,6 +262,17 @@ class _Map:
         near: NDArray[np.bool_] = ((blocks.max(axis=0) > -slack) & (blocks.min(axis=0) < size + slack)).all(axis=0)
         return near
 
+    def _bends(self, nodes: Floats, bend: Floats) -> NDArray[np.bool_]:
+        """Return for each block whether it bends; one larger than a cell of control points may bend more beside its middles."""
+        corners = nodes[..., ::2, ::2]
+        four = np.stack(
+            [corners[..., i : corners.shape[-2] - 1 + i, j : corners.shape[-1] - 1 + j] for i in (0, 1) for j in (0, 1)]
+        )
+        spans = four.max(axis=0) - four.min(axis=0)
+        crowded = (spans[0] > self._cell[0]) | (spans[1] > self._cell[1])
+        found: NDArray[np.bool_] = bend.max(axis=0) > np.where(crowded, CROWDED_PX, LINEAR_PX)
+        return found
+
     def _straighten(self, lattice: Floats, bent: NDArray[np.bool_]) -> Ints:
         """Return line and pixel of every pixel of the blocks that bend, in 1/65536 samples, shape ``(2, blocks, 32, 32)``."""
         i, j = np.nonzero(bent)
@@ -268,7 +282,7 @@ class _Map:
         line, pixel, x, y = _between(quads, BLOCK_PX * 2 // PIECE_PX + 1)
         nodes = np.rint(np.stack(self._geolocation.locate(x, y, (line, pixel))) * ONE) / ONE
         exact = _spread(nodes[..., ::2, ::2], PIECE_PX, np.dtype(np.int64))
-        still = _bend(nodes).max(axis=0) > LINEAR_PX
+        still = self._bends(nodes, _bend(nodes))
         at = np.repeat(np.repeat(still, PIECE_PX, axis=1), PIECE_PX, axis=2)
         x, y = (plane[..., :-1, :-1][at] for plane in _between(quads[2:], BLOCK_PX + 1))
         line, pixel = exact[:, at] / ONE
