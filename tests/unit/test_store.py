@@ -456,6 +456,16 @@ def test_object_that_cannot_be_read_back_is_told_in_our_words(tmp_path, monkeypa
     assert caught.value.code == "ZM-STO-LOST"
 
 
+def test_store_is_not_sealed_when_an_object_is_gone(tmp_path):
+    writer = StoreWriter(tmp_path / "s.zarr", Codec())
+    written = [writer.write("a/c/0", b"1"), writer.write("a/c/1", b"2")]
+    (writer.path / "a/c/1").unlink()
+    with pytest.raises(StoreError, match=r"a/c/1: was written and is gone \(1 objects\)") as caught:
+        writer.seal(b"{}", written)
+    assert caught.value.code == "ZM-STO-LOST"
+    assert not writer.is_sealed()
+
+
 def test_store_is_not_sealed_when_the_disk_did_not_take_an_object(tmp_path, monkeypatch):
     def flush(path):
         if path.name == "large":

@@ -142,25 +142,33 @@ class StoreWriter:
         finally:
             sink.release()
 
-    def clear(self, keep: Iterable[str]) -> None:
-        """Remove every object but ``keep``: leftovers of attempts that did not finish. Never called on a sealed store."""
-        kept, start = set(keep), len(str(self.path)) + 1
+    def clear(self, keep: Iterable[str]) -> set[str]:
+        """Remove every object but ``keep``, leftovers of attempts that did not finish; return those of ``keep`` that are there.
+
+        Never called on a sealed store.
+        """
+        kept, start, there = set(keep), len(str(self.path)) + 1, set()
         with translated(self.path):
             for folder, _, names in os.walk(self.path, topdown=False):
                 for path in (os.path.join(folder, name) for name in names):
-                    if path[start:] not in kept:
+                    if path[start:] in kept:
+                        there.add(path[start:])
+                    else:
                         os.unlink(path)
                 if not os.listdir(folder):
                     os.rmdir(folder)
+        return there
 
     def seal(self, root: bytes, written: Iterable[Written]) -> None:
         """Make sure that the store holds ``written`` and nothing else, then write the root: from here on it is a product.
 
         Everything is flushed to disk before and after.
-        Raises: CapacityError, StoreError: the disk did not take what was written.
+        Raises: CapacityError, StoreError: the disk did not take what was written, or an object is gone.
         """
         known = {item.key: item for item in written}
-        self.clear(known)
+        if gone := sorted(known.keys() - self.clear(known)):
+            text = f"{self.path / gone[0]}: was written and is gone ({len(gone)} objects); find out who removes them, then run again"
+            raise StoreError(text, kind="lost")
         with translated(self.path), ThreadPoolExecutor(_N_FLUSHES) as pool:
             flushed = self._flushes.wait() if self._flushes else set()
             list(pool.map(_flush, {self.path, *self.path.rglob("*")} - flushed))
