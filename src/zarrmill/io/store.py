@@ -166,12 +166,13 @@ class StoreWriter:
         Raises: CapacityError, StoreError: the disk did not take what was written, or an object is gone.
         """
         known = {item.key: item for item in written}
-        if gone := sorted(known.keys() - self.clear(known)):
-            text = f"{self.path / gone[0]}: was written and is gone ({len(gone)} objects); find out who removes them, then run again"
-            raise StoreError(text, kind="lost")
+        there = self.clear(known)
         with translated(self.path), ThreadPoolExecutor(_N_FLUSHES) as pool:
             flushed = self._flushes.wait() if self._flushes else set()
             list(pool.map(_flush, {self.path, *self.path.rglob("*")} - flushed))
+        if gone := sorted(known.keys() - there):
+            text = f"{self.path / gone[0]}: was written and is gone ({len(gone)} objects)"
+            raise StoreError(f"{text}; find out who removes them, then run again", kind="lost")
         self._sealed = known | {"zarr.json": self.write("zarr.json", root)}
         with translated(self.path):
             _flush(self.path / "zarr.json")
