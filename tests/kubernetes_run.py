@@ -30,7 +30,7 @@ def buckets_and_keys(
     work.configure(
         state_root=bucket.href("state"),
         store_root=bucket.href("stores"),
-        s3={"lease_s": 5.0},
+        s3={"lease_s": 10.0},
         source={"catalogue": web.href(work.path / "archive/items.json")},
     )
     files = {path.name: path.read_text() for path in (work.path / "config").iterdir()}

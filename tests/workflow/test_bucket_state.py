@@ -257,7 +257,7 @@ def test_a_finished_shard_of_500_is_planned_in_ten_requests(
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     assert work.jobs() == {}
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 10, "seconds of CPU; wall time depends on others"
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 40, "seconds of CPU; wall time depends on others"
     assert (proxy.count("HEAD"), proxy.count("GET") <= 10, proxy.count("PUT")) == (0, True, 0), proxy.requests
     product = work.products[7]
     work.state.target("validate", product).unlink()
