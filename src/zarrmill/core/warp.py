@@ -265,12 +265,13 @@ class _Map:
     def _bends(self, nodes: Floats, bend: Floats) -> NDArray[np.bool_]:
         """Return for each block whether it bends; one larger than a cell of control points may bend more beside its middles."""
         corners = nodes[..., ::2, ::2]
-        four = np.stack(
-            [corners[..., i : corners.shape[-2] - 1 + i, j : corners.shape[-1] - 1 + j] for i in (0, 1) for j in (0, 1)]
-        )
-        spans = four.max(axis=0) - four.min(axis=0)
-        crowded = (spans[0] > self._cell[0]) | (spans[1] > self._cell[1])
-        found: NDArray[np.bool_] = bend.max(axis=0) > np.where(crowded, CROWDED_PX, LINEAR_PX)
+        found: NDArray[np.bool_] = bend.max(axis=0) > np.where(self._crowded(_quads(corners)), CROWDED_PX, LINEAR_PX)
+        return found
+
+    def _crowded(self, quads: Floats) -> NDArray[np.bool_]:
+        """Return which blocks, of line and pixel at four corners ``(2, ..., 4)``, are larger than a cell of control points."""
+        spans = quads.max(axis=-1) - quads.min(axis=-1)
+        found: NDArray[np.bool_] = (spans[0] > self._cell[0]) | (spans[1] > self._cell[1])
         return found
 
     def _straighten(self, lattice: Floats, bent: NDArray[np.bool_]) -> Ints:
@@ -282,12 +283,18 @@ class _Map:
         line, pixel, x, y = _between(quads, BLOCK_PX * 2 // PIECE_PX + 1)
         nodes = np.rint(np.stack(self._geolocation.locate(x, y, (line, pixel))) * ONE) / ONE
         exact = _spread(nodes[..., ::2, ::2], PIECE_PX, np.dtype(np.int64))
-        still = self._bends(nodes, _bend(nodes))
+        still = self._bends(nodes, _bend(nodes)) | self._crowded(quads[:2].reshape(2, i.size, 4))[:, None, None]
         at = np.repeat(np.repeat(still, PIECE_PX, axis=1), PIECE_PX, axis=2)
         x, y = (plane[..., :-1, :-1][at] for plane in _between(quads[2:], BLOCK_PX + 1))
         line, pixel = exact[:, at] / ONE
         exact[:, at] = np.rint(np.stack(self._geolocation.locate(x, y, (line, pixel))) * ONE)
         return exact
+
+
+def _quads(corners: Floats) -> Floats:
+    """Return the four corners of each block, on a last axis."""
+    above, below = corners[..., :-1, :], corners[..., 1:, :]
+    return np.stack([above[..., :-1], above[..., 1:], below[..., :-1], below[..., 1:]], axis=-1)
 
 
 def _between(quads: Floats, n: int) -> Floats:
