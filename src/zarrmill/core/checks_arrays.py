@@ -9,6 +9,7 @@ from functools import cached_property
 from zarrmill.config import Pixels, Validation
 from zarrmill.core.checks import Checks
 from zarrmill.core.checks_tree import ArrayMeta, Node, StoreTree
+from zarrmill.core.conventions import strict
 from zarrmill.core.rules import level_rule
 from zarrmill.model import Json
 
@@ -258,7 +259,7 @@ def _check_against_source(node: Node, array: ArrayMeta, source: GivenTree, check
     checks.expect(array.data_type in allowed, "arrays.dtype", node.path, text)
     for key in ("scale_factor", "add_offset"):
         if key in given.attributes or key in node.attributes:
-            found, wanted = node.attributes.get(key), given.attributes.get(key)
+            found, wanted = node.attributes.get(key), strict(given.attributes.get(key))
             text = f"{key} {found!r}, the source has {wanted!r}"
             checks.expect(found == wanted, "arrays.scale", node.path, text)
     if origin != node.path and checks.ours and len(array.shape) == 2:

@@ -1,0 +1,31 @@
+"""Products that are odd but accepted are converted right, so their validation must not fail."""
+
+from pathlib import Path
+
+import pytest
+from builders import set_attr
+from products import product_row, recipe_for
+
+from zarrmill.model import Severity
+from zarrmill.stages.convert import convert
+from zarrmill.stages.validate import validate
+
+AOT = "quality/atmosphere/r20m/aot"
+
+
+def told(source: Path, root: Path, **pixels: object) -> dict[str, str]:
+    """Convert and validate; return code to severity of all that is told but infos."""
+    recipe = recipe_for("S02MSIL2A", **pixels)
+    limits = recipe.validation.model_copy(update={"readers": (), "max_objects": 5000})
+    recipe = recipe.model_copy(update={"validation": limits})
+    row = product_row(source, recipe)
+    store = convert(row, recipe=recipe, store_root=str(root / "out"), threads=2).store
+    report = validate(store, source=str(source), recipe=recipe, product=row)
+    return {f.code: str(f.severity) for f in report.findings if f.severity is not Severity.INFO}
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_scale_that_strict_json_cannot_hold_is_null_in_the_store(source_copy, tmp_path, scale):
+    source = source_copy("l2a")
+    set_attr(source, AOT, "scale_factor", scale)
+    assert told(source, tmp_path) == {}
