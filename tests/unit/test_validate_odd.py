@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import zarr
 from builders import set_attr
-from products import product_row, recipe_for
+from products import grd_recipe, product_row, recipe_for
 
-from zarrmill.model import Severity
+from zarrmill.model import Severity, Verdict
+from zarrmill.sample.s1 import GrdSpec, build_grd
 from zarrmill.stages.convert import convert
 from zarrmill.stages.validate import validate
 
@@ -29,3 +31,18 @@ def test_scale_that_strict_json_cannot_hold_is_null_in_the_store(source_copy, tm
     source = source_copy("l2a")
     set_attr(source, AOT, "scale_factor", scale)
     assert told(source, tmp_path) == {}
+
+
+def test_counts_are_no_unit_of_a_map(source_copy, tmp_path):
+    source = source_copy("l2a")
+    set_attr(source, AOT, "units", "digital_counts")
+    assert told(source, tmp_path) == {}
+
+
+def test_counts_are_no_unit_of_a_radar_table(tmp_path):
+    source, table = build_grd(GrdSpec(shape=(120, 140), polarisations=("VV",)), tmp_path), "quality/calibration/gamma"
+    set_attr(source, f"{next(source.glob('*_VV')).name}/{table}", "units", "digital_counts")
+    recipe = grd_recipe()
+    store = convert(product_row(source, recipe, "S01SIWGRD"), recipe=recipe, store_root=str(tmp_path / "out")).store
+    assert "units" not in zarr.open_group(store, mode="r")["quality/vv/calibration/gamma"].attrs
+    assert validate(store, source=str(source), recipe=recipe).verdict is Verdict.PASS

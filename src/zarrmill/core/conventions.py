@@ -144,6 +144,8 @@ def carried_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in attributes.items()
         if key not in STALE and not key.startswith(("proj:", "spatial:")) and key not in ("zarr_conventions", "multiscales")
     }
+    if kept.get("units") == "digital_counts":  # no unit that UDUNITS knows, and said of the source's encoding
+        del kept["units"]
     carried: dict[str, Any] = strict(kept)
     return carried
 
