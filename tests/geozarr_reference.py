@@ -26,7 +26,10 @@ ORIGIN = (699960.0, 4700040.0)
 EPSG = 32632
 CHUNK_PX, SHARD_PX = 15, 90
 MULTISCALES = "measurements/reflectance"
-SCL_WORDS = "none saturated dark shadow vegetation bare water unclassified cloud_medium cloud_high cirrus snow"
+SCL_WORDS = (
+    "no_data saturated_or_defective dark_area_pixels cloud_shadows vegetation not_vegetated water unclassified "
+    "cloud_medium_probability cloud_high_probability thin_cirrus snow"
+)
 SOURCE_BANDS = {"r10m": ("b02", "b08"), "r20m": ("b02", "b05"), "r60m": ("b02", "b05")}
 MAPS = {
     "conditions/mask/detector_footprint": "nearest",

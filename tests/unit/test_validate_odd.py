@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import zarr
-from builders import set_attr
+from builders import remove_attr, set_attr
 from products import grd_recipe, product_row, recipe_for
 
 from zarrmill.model import Severity, Verdict
@@ -46,3 +46,25 @@ def test_counts_are_no_unit_of_a_radar_table(tmp_path):
     store = convert(product_row(source, recipe, "S01SIWGRD"), recipe=recipe, store_root=str(tmp_path / "out")).store
     assert "units" not in zarr.open_group(store, mode="r")["quality/vv/calibration/gamma"].attrs
     assert validate(store, source=str(source), recipe=recipe).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [{"flag_masks": [1, 2, 4]}, {"flag_masks": [1, 2], "flag_meanings": "one"}, {"flag_values": "0 1", "flag_meanings": "a b"}],
+)
+@pytest.mark.parametrize("path", ["quality/mask/r60m/b01", "conditions/mask/l2a_classification/r20m/scl"])
+def test_flags_without_a_meaning_each_are_told_of_the_source(source_copy, tmp_path, path, flags):
+    source = source_copy("l2a")
+    for key in ("flag_masks", "flag_meanings") if "mask/r60m" in path else ():
+        remove_attr(source, path, key)
+    for key, value in flags.items():
+        set_attr(source, path, key, value)
+    assert told(source, tmp_path, overviews=["conditions/mask/l2a_classification"]) == {"arrays.source_flags": "warning"}
+
+
+@pytest.mark.parametrize("flags", [{"flag_values": list(range(12))}, {"flag_meanings": "a b"}])
+def test_half_of_the_classes_of_a_source_is_told_of_the_source(source_copy, tmp_path, flags):
+    source, path = source_copy("l2a"), "conditions/mask/l2a_classification/r20m/scl"
+    for key, value in flags.items():
+        set_attr(source, path, key, value)
+    assert told(source, tmp_path) == {"arrays.source_flags": "warning"}

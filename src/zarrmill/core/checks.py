@@ -75,6 +75,7 @@ _TABLE: tuple[tuple[str, Severity, Severity, str, str], ...] = (
     ("arrays.scale", E, E, "`scale_factor` or `add_offset` differ from the source's.", _WRITER),
     ("arrays.derived_from", E, I, "A computed level does not say what it is made from and how, or says it wrongly.", _WRITER),
     ("arrays.flags", E, W, "Flag attributes of a class or mask array are absent or wrong.", _WRITER),
+    ("arrays.source_flags", W, W, "Flags are the source's, and have no meaning each.", "Report it to the provider."),
     ("conventions.uuid", E, E, "A convention is declared without its uuid, by which readers find it.", _WRITER),
     ("conventions.strings", E, I, "A declaration differs from the five strings of the convention v0.1.", _WRITER),
     ("conventions.undeclared", E, E, "A convention's attributes are used but it is not declared.", _WRITER),

@@ -17,6 +17,13 @@ CODECS = frozenset({"bytes", "blosc", "zstd", "gzip", "crc32c", "sharding_indexe
 """Codecs that zarr-python, GDAL, zarrita and OpenLayers all have."""
 STALE = frozenset({"_ARRAY_DIMENSIONS", "_eopf_attrs", "dtype", "fill_value", "valid_min", "valid_max"})
 PROJ_KEYS = frozenset({"proj:code", "proj:wkt2", "proj:projjson"})
+FLAGS = ("flag_values", "flag_masks", "flag_meanings")
+SCL_CLASSES: dict[str, Json] = {
+    "flag_values": list(range(12)),
+    "flag_meanings": "no_data saturated_or_defective dark_area_pixels cloud_shadows vegetation not_vegetated water unclassified "
+    "cloud_medium_probability cloud_high_probability thin_cirrus snow",
+}
+"""Scene classes of Sentinel-2 (Sen2Cor), which sources leave out."""
 SMALL_CHUNK_BYTES = 500_000
 SCL = "conditions/mask/l2a_classification/"
 _LEVEL = re.compile(r"r(\d+)m$")
@@ -224,20 +231,42 @@ def _check_stale(node: Node, checks: Checks) -> None:
 
 
 def _check_flags(node: Node, checks: Checks, source: GivenTree | None) -> None:
-    own = node.attributes
-    origin = source.arrays.get(source.origin(node.path) or "") if source else None
-    wanted = dict(origin.attributes) if origin else {}
-    is_scl = node.path.startswith(SCL) and node.name == "scl" and checks.ours
-    for key in ("flag_values", "flag_masks"):
-        if key not in own and key not in wanted and not (is_scl and key == "flag_values"):
-            continue
+    """Check that flags are the source's, and whole; where the source's own are not, that is told of the source."""
+    own, is_scl = node.attributes, checks.ours and _is_scl(node)
+    wanted = _flags_wanted(node, source, is_scl)
+    keys = [key for key in ("flag_values", "flag_masks") if key in own or key in wanted or (is_scl and key == "flag_values")]
+    same = bool(wanted) and _flags(own) == _flags(wanted)
+    for key in keys:
         values, words = own.get(key), _words(own.get("flag_meanings"))
         text = f"{key} {values!r} with {len(words)} flag_meanings"
-        ok = isinstance(values, list) and all(_number(v) for v in values) and len(values) == len(words)
-        if key in wanted:
-            text += f", the source has {wanted[key]!r}"
-            ok = ok and values == wanted[key] and words == _words(wanted.get("flag_meanings"))
-        checks.expect(ok, "arrays.flags", node.path, text)
+        if wanted:
+            text += f", expected {wanted.get(key)!r} with {wanted.get('flag_meanings')!r}"
+        whole = isinstance(values, list) and all(_number(v) for v in values) and len(values) == len(words)
+        if not whole and same:
+            checks.expect(False, "arrays.source_flags", node.path, f"{text}, as the source has them")
+        else:
+            checks.expect(whole and (same or not wanted), "arrays.flags", node.path, text)
+
+
+def _is_scl(node: Node) -> bool:
+    """Whether an array is the scene classification on one of its levels."""
+    raster = node.array is not None and len(node.array.shape) >= 2
+    return raster and node.name == "scl" and node.path.startswith(SCL) and level_m(node.parent) is not None
+
+
+def _flags_wanted(node: Node, source: GivenTree | None, is_scl: bool) -> dict[str, Json]:
+    """Return the flags of the source, those of the scene classes where it states none; empty when there is nothing to ask."""
+    origin = source.arrays.get(source.origin(node.path) or "") if source else None
+    if origin is None:
+        return {}
+    stated = {key: strict(value) for key, value in origin.attributes.items() if key in FLAGS}
+    return stated | (SCL_CLASSES if is_scl and not {"flag_values", "flag_meanings"} & stated.keys() else {})
+
+
+def _flags(attributes: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the flags of an array; meanings as a list of words, whichever way they are written."""
+    found = {key: attributes[key] for key in FLAGS if key in attributes}
+    return found | ({"flag_meanings": _words(found["flag_meanings"])} if "flag_meanings" in found else {})
 
 
 def _words(meanings: Json) -> list[str]:
