@@ -9,7 +9,7 @@ from typing import Any
 
 from zarrmill.config import Pixels
 from zarrmill.core.checks import Checks
-from zarrmill.core.checks_arrays import level_m
+from zarrmill.core.checks_arrays import GivenTree, level_m
 from zarrmill.core.checks_georef import Transform, as_shape, as_transform, same_bbox, same_transform, span
 from zarrmill.core.checks_tree import Node, StoreTree
 from zarrmill.core.rules import level_rule
@@ -32,8 +32,8 @@ class Level:
     """Of the entry, else of the node."""
 
 
-def check_layouts(tree: StoreTree, checks: Checks, pixels: Pixels | None) -> None:
-    """Check every multiscales group; ``pixels`` says which levels a recipe asks for."""
+def check_layouts(tree: StoreTree, checks: Checks, pixels: Pixels | None, source: GivenTree | None = None) -> None:
+    """Check every multiscales group; ``pixels`` says which levels a recipe asks for, ``source`` where a band is finest."""
     found = [node for node in tree.multiscales if not tree.ours or node.path.startswith("measurements/")]
     where = "below measurements " if tree.ours else ""
     checks.expect(bool(found), "layout.missing", "", f"no group {where}holds a multiscales layout")
@@ -48,7 +48,7 @@ def check_layouts(tree: StoreTree, checks: Checks, pixels: Pixels | None) -> Non
         for level in levels:
             _check_parent(level, levels, checks)
             _check_level(tree, level, checks)
-        _check_bands(tree, levels, checks)
+        _check_bands(tree, levels, checks, source)
         if tree.ours:
             _check_methods(node, levels, checks)
         if pixels is not None and tree.ours:
@@ -175,14 +175,29 @@ def _check_level(tree: StoreTree, level: Level, checks: Checks) -> None:
         checks.expect(found == shape, "layout.shape", node.path, f"layout says {shape}, the array has {found}")
 
 
-def _check_bands(tree: StoreTree, levels: list[Level], checks: Checks) -> None:
-    seen: dict[str, str] = {}
+def _check_bands(tree: StoreTree, levels: list[Level], checks: Checks, source: GivenTree | None) -> None:
+    """Check that a band is on every level that can be made of its finest one. Ours are planes: a cube stays as it is."""
+    seen: dict[str, Level] = {}
     for level in levels:
-        here = set(tree.rasters_of(level.path)) if level.node and level.node.array is None else set(seen)
+        if level.node is None or level.node.array is not None:
+            continue
+        rasters = tree.rasters_of(level.path).items()
+        here = {name for name, node in rasters if not tree.ours or (node.array and len(node.array.shape) == 2)}
         for band, finer in sorted(seen.items()):
-            text = f"band {band} is on {finer} but not on the coarser {level.asset}"
-            checks.expect(band in here, "layout.band_missing", f"{level.path}/{band}", text)
-        seen |= {band: level.asset for band in here if band not in seen}
+            if band in here or _is_made(level, finer, band, source):
+                text = f"band {band} is on {finer.asset} but not on the coarser {level.asset}"
+                checks.expect(band in here, "layout.band_missing", f"{level.path}/{band}", text)
+        seen |= {band: level for band in here if band not in seen}
+
+
+def _is_made(level: Level, finer: Level, band: str, source: GivenTree | None) -> bool:
+    """Whether pixels of a level are whole numbers of those of a band's finest one, in the source where it has the band."""
+    origin = source.finest(finer.path.rpartition("/")[0], band) if source else None
+    size_m, finest_m = level_m(level.asset), level_m(origin.rpartition("/")[0]) if origin else level_m(finer.asset)
+    if size_m is None or finest_m is None:
+        return True
+    shape = source.arrays[origin].shape if source and origin else finer.shape or ()
+    return size_m % finest_m == 0 and not any(edge % (size_m // finest_m) for edge in shape)
 
 
 def _check_methods(node: Node, levels: list[Level], checks: Checks) -> None:

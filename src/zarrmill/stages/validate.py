@@ -183,7 +183,7 @@ def _check(run: _Run) -> None:
             jobs, compared = _comparisons(run, given)
     with run.step("conventions"):
         check_conventions(run.tree, run.checks)
-        checks_layout.check_layouts(run.tree, run.checks, run.pixels)
+        checks_layout.check_layouts(run.tree, run.checks, run.pixels, given)
         checks_georef.check_georef(run.tree, given, lambda path: _vector(run, path), run.checks)
     target = _target(run) if sealed else None
     if run.limits.depth == "structure":
