@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import zarr
 from builders import remove_attr, set_attr
@@ -68,3 +69,29 @@ def test_half_of_the_classes_of_a_source_is_told_of_the_source(source_copy, tmp_
     for key, value in flags.items():
         set_attr(source, path, key, value)
     assert told(source, tmp_path) == {"arrays.source_flags": "warning"}
+
+
+def add_array(source: Path, path: str, values: np.ndarray, dims: list[str]) -> None:
+    group, _, name = path.rpartition("/")
+    made = zarr.open_group(source / group, mode="a", zarr_format=2).create_array(name, data=values)
+    made.attrs["_ARRAY_DIMENSIONS"] = dims
+    zarr.consolidate_metadata(source, zarr_format=2)
+
+
+def test_cube_of_maps_has_no_overviews(source_copy, tmp_path):
+    source = source_copy("l2a")
+    add_array(source, "quality/mask/r20m/all", np.ones((3, 90, 90), "u1"), ["detector", "y", "x"])
+    assert told(source, tmp_path, overviews=["quality/mask"]) == {}
+
+
+@pytest.mark.parametrize("levels_m", [(10, 30, 90), (10, 50), (20, 100)])
+def test_band_is_only_on_levels_that_its_pixels_divide(source_copy, tmp_path, levels_m):
+    assert told(source_copy("l2a"), tmp_path, levels_m=levels_m, overviews=["conditions/mask/*", "quality/*"]) == {}
+
+
+@pytest.mark.parametrize("dims", [("y", "x", "angle"), ("band", "y"), ("x", "y")])
+@pytest.mark.parametrize("group", ["conditions/geometry/", ""])
+def test_small_arrays_have_any_dimensions(source_copy, tmp_path, dims, group):
+    source = source_copy("l2a")
+    add_array(source, f"{group}small", np.ones((23, 23, 2)[: len(dims)], "u1"), list(dims))
+    assert told(source, tmp_path) == {}

@@ -93,7 +93,7 @@ def check_arrays(tree: StoreTree, source: GivenTree | None, checks: Checks, limi
     checks.expect(not small, "arrays.small_chunk", small[0] if small else "", text)
     for path, array in tree.arrays.items():
         node = tree.nodes[path]
-        _check_dimensions(tree, node, array, checks)
+        _check_dimensions(tree, node, array, checks, path in levels or node.parent in levels)
         _check_codecs(node, array, checks)
         _check_chunks(node, array, checks, limits)
         reflectance = path.startswith("measurements/") and node.parent in levels and len(array.shape) >= 2
@@ -151,7 +151,8 @@ def _level_groups(tree: StoreTree) -> set[str]:
     return groups
 
 
-def _check_dimensions(tree: StoreTree, node: Node, array: ArrayMeta, checks: Checks) -> None:
+def _check_dimensions(tree: StoreTree, node: Node, array: ArrayMeta, checks: Checks, on_level: bool) -> None:
+    """Check that dimensions have names, and where pixels have a place on a map, that these are the last two."""
     found = node.document.get("dimension_names")
     text = f"dimension_names {found!r} for shape {array.shape}"
     if not array.shape and found is None:
@@ -161,10 +162,12 @@ def _check_dimensions(tree: StoreTree, node: Node, array: ArrayMeta, checks: Che
     assert array.dims is not None
     wanted = ("y", "x")
     parent = tree.nodes.get(node.parent)
-    named = (parent.attributes if parent else {}).get("spatial:dimensions")
+    around = parent.attributes if parent else {}
+    named = around.get("spatial:dimensions")
     if isinstance(named, list) and len(named) == 2:
         wanted = (str(named[0]), str(named[1]))
-    if set(wanted) & set(array.dims):
+    placed = on_level or "spatial:transform" in around or "spatial:transform" in node.attributes
+    if placed and set(wanted) & set(array.dims):
         text = f"dimensions {array.dims}, expected the last two to be {wanted}"
         checks.expect(array.dims[-2:] == wanted, "arrays.dimension_order", node.path, text)
 
