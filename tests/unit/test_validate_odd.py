@@ -7,6 +7,7 @@ import pytest
 import zarr
 from builders import remove_attr, set_attr
 from products import grd_recipe, product_row, recipe_for
+from test_odd_sources import edit_metadata
 
 from zarrmill.model import Severity, Verdict
 from zarrmill.sample.s1 import GrdSpec, build_grd
@@ -95,3 +96,51 @@ def test_small_arrays_have_any_dimensions(source_copy, tmp_path, dims, group):
     source = source_copy("l2a")
     add_array(source, f"{group}small", np.ones((23, 23, 2)[: len(dims)], "u1"), list(dims))
     assert told(source, tmp_path) == {}
+
+
+def state_crs(source: Path, places: dict[str, object]) -> None:
+    """Let only these places of a product state its CRS, ``<path>/<node document>`` to attributes."""
+
+    def change(nodes: dict[str, dict[str, object]]) -> None:
+        for path, attributes in nodes.items():
+            if path.endswith(".zattrs"):
+                for key in ("proj:epsg", "proj:code", "proj:wkt2"):
+                    attributes.pop(key, None)
+        nodes[".zattrs"]["other_metadata"].pop("horizontal_CRS_code", None)
+        for key, value in places.items():
+            path, _, name = key.rpartition("|")
+            nodes.setdefault(f"{path}.zattrs", {})
+            where = nodes[f"{path}.zattrs"]
+            for step in name.split("/")[:-1]:
+                where = where[step]
+            where[name.split("/")[-1]] = value
+
+    edit_metadata(source, change)
+
+
+HORIZONTAL, DISCOVERY = "|other_metadata/horizontal_CRS_code", "|stac_discovery/properties/proj:code"
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        {HORIZONTAL: "EPSG:32617", DISCOVERY: "EPSG:32618"},
+        {"quality/mask/r10m/|proj:code": "EPSG:32617", DISCOVERY: "EPSG:32618"},
+        {"measurements/reflectance/r10m/b02/|proj:epsg": 32617.0, DISCOVERY: "EPSG:32618"},
+        {"measurements/reflectance/r10m/b02/|proj:epsg": "null", HORIZONTAL: "32617", DISCOVERY: "EPSG:32618"},
+        {DISCOVERY: "EPSG:32617"},
+    ],
+)
+def test_crs_is_taken_from_the_same_place_by_converter_and_validation(source_copy, tmp_path, places):
+    source = source_copy("l2a")
+    state_crs(source, places)
+    assert told(source, tmp_path) == {}
+    store = next((tmp_path / "out").rglob("*.zarr"))
+    assert zarr.open_group(store / "measurements/reflectance", mode="r").attrs["proj:code"] == "EPSG:32617"
+
+
+def test_crs_that_a_radar_catalogue_states_is_not_that_of_the_map(tmp_path):
+    source, recipe = build_grd(GrdSpec(shape=(120, 140), polarisations=("VV",)), tmp_path), grd_recipe()
+    set_attr(source, "", "stac_discovery/properties/proj:epsg", 4326)
+    store = convert(product_row(source, recipe, "S01SIWGRD"), recipe=recipe, store_root=str(tmp_path / "out")).store
+    assert validate(store, source=str(source), recipe=recipe).verdict is Verdict.PASS

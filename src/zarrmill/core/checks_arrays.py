@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from zarrmill.config import Pixels, Validation
@@ -49,6 +49,10 @@ class GivenTree:
     """Path to array."""
     attributes: Mapping[str, Json]
     """Attributes of the root group."""
+    groups: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
+    """Path to attributes of every group."""
+    images: Mapping[str, str] = field(default_factory=dict)
+    """Polarisation to path of the images of a radar product, which are not among ``arrays``; empty for other products."""
 
     def finest(self, group: str, band: str) -> str | None:
         """Path of the array ``band`` in the subgroup of ``group`` where it has most pixels; None when no subgroup has it."""

@@ -167,20 +167,32 @@ def _check_coordinates(
 
 
 def _source_epsg(source: GivenTree) -> int | None:
-    """EPSG code that the source states on its arrays or in its STAC properties; None when it states none."""
-    for array in source.arrays.values():
-        if (code := _epsg_of(array.attributes)) is not None:
-            return code
+    """EPSG code that the source states; None when it states none, or is a radar image, whose grid is made.
+
+    Asked in this order: arrays, the groups of levels, ``horizontal_CRS_code``; and only where these say nothing, the properties
+    of ``stac_discovery``: the order in which a conversion asks.
+    """
+    if source.images:
+        return None
     stac, other = (source.attributes.get(name) for name in ("stac_discovery", "other_metadata"))
     properties = stac.get("properties") if isinstance(stac, dict) else None
-    stated = _epsg_of(properties) if isinstance(properties, dict) else None
-    return stated or (_epsg_of({"proj:code": other.get("horizontal_CRS_code")}) if isinstance(other, dict) else None)
+    stated: list[Mapping[str, Json]] = [array.attributes for array in source.arrays.values()]
+    stated += [attributes for path, attributes in source.groups.items() if level_m(path) is not None]
+    stated += [{"proj:code": other.get("horizontal_CRS_code")}] if isinstance(other, dict) else []
+    stated += [properties] if isinstance(properties, dict) else []
+    return next((code for attributes in stated if (code := _epsg_of(attributes)) is not None), None)
 
 
 def _epsg_of(attributes: Mapping[str, Json]) -> int | None:
-    code = attributes.get("proj:epsg") or attributes.get("proj:code")
-    text = str(code).rpartition(":")[2]
-    return int(text) if text.isdecimal() else None
+    """EPSG code by ``proj:code`` or ``proj:epsg``, a number or text; None when neither says one."""
+    for key in ("proj:code", "proj:epsg"):
+        value = attributes.get(key)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        text = str(value).strip().rpartition(":")[2]
+        if isinstance(value, int | str) and text.isdecimal():
+            return int(text)
+    return None
 
 
 def _check_epsg(node: Node, tree: StoreTree, source_epsg: int | None, checks: Checks) -> None:

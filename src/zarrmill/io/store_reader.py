@@ -262,6 +262,11 @@ class SourceReader:
         """
         return self._tree.groups[""]
 
+    @property
+    def groups(self) -> Mapping[str, Mapping[str, Json]]:
+        """Path to attributes of every group. Raises: as ``attributes``."""
+        return self._tree.groups
+
     @cached_property
     def arrays(self) -> dict[str, ArrayReader]:
         """Path to reader of every array, sorted. Raises: as ``attributes``."""

@@ -223,7 +223,8 @@ def _source_tree(source: SourceReader) -> GivenTree:
         path: GivenArray(array.shape, array.dtype, array.attributes, array.chunks, array.dims)
         for path, array in checks_s1.placed(source.arrays).items()
     }
-    return GivenTree(arrays, source.attributes)
+    images = {name: image.path for name, image in checks_s1.images(source.arrays).items()}
+    return GivenTree(arrays, source.attributes, source.groups, images)
 
 
 def _vector(run: _Run, path: str) -> "checks_georef.Vector | str":
