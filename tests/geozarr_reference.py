@@ -137,11 +137,17 @@ def write_source(path: Path, chunk_px: int = 90) -> Path:
             attributes |= {"proj:epsg": EPSG, "proj:transform": transform, "_eopf_attrs": {}}
         if name.startswith(MULTISCALES) and pixels.ndim == 2:
             attributes |= {"scale_factor": 1e-4, "add_offset": -0.1, "units": "digital_counts", "valid_min": 1}
+        if name.startswith("quality/atmosphere") and pixels.ndim == 2:
+            attributes |= {"long_name": "aerosol optical thickness", "weight": [1.5, float("nan")]}
+        if name.endswith("/cld"):
+            attributes |= {"coordinates": "x band elsewhere"}
         if name.startswith("quality/mask") and pixels.ndim == 2:
             attributes |= {"flag_masks": [1 << bit for bit in range(8)], "flag_meanings": [f"bit{i}" for i in range(8)]}
         chunks = tuple(min(n, chunk_px) for n in pixels.shape)
-        array = root.create_array(name, shape=pixels.shape, dtype=pixels.dtype, chunks=chunks, attributes=attributes)
+        fill: Any = {"fill_value": 0} if name.startswith((MULTISCALES, "quality/atmosphere")) else {"fill_value": None}
+        array = root.create_array(name, shape=pixels.shape, dtype=pixels.dtype, chunks=chunks, attributes=attributes, **fill)
         array[...] = pixels
+    root["conditions/geometry"].attrs["title"] = "sun angles"
     zarr.consolidate_metadata(path, zarr_format=2)
     return path
 
@@ -225,7 +231,11 @@ def _attributes(path: str, pixels: Pixels) -> dict[str, Any]:
     if path.startswith("quality/mask"):
         words = " ".join(f"bit{i}" for i in range(8))
         return attributes | {"flag_masks": [1 << bit for bit in range(8)], "flag_meanings": words}
-    return attributes | ({"_FillValue": 0} if "atmosphere" in path else {})
+    if path.endswith("/cld"):
+        attributes["coordinates"] = "x"
+    if "atmosphere" in path:
+        attributes |= {"_FillValue": 0, "long_name": "aerosol optical thickness", "weight": [1.5, None]}
+    return attributes
 
 
 def write_store(path: Path, *, sharded: bool = True, ours: bool = True) -> Path:
@@ -237,6 +247,7 @@ def write_store(path: Path, *, sharded: bool = True, ours: bool = True) -> Path:
     level_groups = {name.rpartition("/")[0] for name, pixels in arrays.items() if pixels.ndim == 2}
     for group in sorted(level_groups):
         _write_georeference(root, group)
+    root["conditions/geometry"].attrs["title"] = "sun angles"
     west, south, east, north = Transformer.from_crs(EPSG, 4326, always_xy=True).transform_bounds(*bbox())
     for group, method in ({MULTISCALES: "average"} | MAPS).items():
         root[group].attrs.update(
@@ -254,7 +265,7 @@ def write_store(path: Path, *, sharded: bool = True, ours: bool = True) -> Path:
             "spatial:dimensions": ["y", "x"],
             "spatial:bbox": [west, south, east, north],
             "proj:code": "EPSG:4326",
-            "stac_discovery": {"properties": {}},
+            "stac_discovery": {"properties": {"proj:epsg": EPSG}},
             "other_metadata": {"x": 1},
         }
     )

@@ -23,6 +23,7 @@ B02, B08 = f"{FINE}/b02", f"{FINE}/b08"
 SCL = "conditions/mask/l2a_classification/r20m/scl"
 MASK = "quality/mask/r10m/b02"
 SCL_60 = "conditions/mask/l2a_classification/r60m/scl"
+CLOUD, ATMOSPHERE = "quality/probability/r20m/cld", "quality/atmosphere"
 CLOUD_60 = "quality/probability/r60m/cld"
 Change = Callable[[Path], Any]
 PIXELS = Pixels(chunk_px=15, shard_px=90, overviews=("conditions/mask/*", "quality/*"))
@@ -262,8 +263,27 @@ RESEALED: list[tuple[str, Change]] = [
     ("arrays.flags", without(SCL_60, "flag_meanings")),
     ("arrays.flags", attributes(MASK, **BIT)),
     ("arrays.flags", attributes(MASK, flag_meanings=" ".join(f"bit{i}" for i in range(7, -1, -1)))),
-    ("arrays.flags", attributes(SCL, flag_meanings=" ".join(ref.SCL_WORDS.split()[::-1]))),
     ("arrays.flags", attributes(SCL_60, flag_values=list(range(1, 13)))),
+    ("arrays.flags", attributes(SCL, flag_meanings=" ".join(ref.SCL_WORDS.split()[::-1]))),
+    ("arrays.attributes", attributes(B02, units="percent")),
+    ("arrays.attributes", without(f"{MS}/r20m/b05", "units")),
+    ("arrays.attributes", attributes(B02, standard_name="toa_bidirectional_reflectance")),
+    ("arrays.attributes", without(f"{COARSE}/b08", "standard_name")),
+    ("arrays.attributes", attributes(CLOUD_60, standard_name="cloud_area_fraction")),
+    ("arrays.attributes", attributes(CLOUD_60, flag_values=[0], flag_meanings="none")),
+    ("arrays.attributes", without(f"{ATMOSPHERE}/r20m/aot", "long_name")),
+    ("arrays.attributes", attributes(f"{ATMOSPHERE}/r360m/aot", long_name="water vapour")),
+    ("arrays.attributes", attributes("conditions/geometry/mean_sun_angles", units="radian")),
+    ("arrays.attributes", without(CLOUD, "coordinates")),
+    ("arrays.dimension_names", document("conditions/geometry/mean_sun_angles", lambda d: d.update(dimension_names=["a"]))),
+    ("arrays.fill_value", attributes(MASK, _FillValue=0)),
+    ("arrays.fill_value", attributes(CLOUD_60, _FillValue=0)),
+    ("arrays.fill_value", document(MASK, lambda d: d.update(fill_value=255))),
+    ("arrays.fill_value", without(f"{ATMOSPHERE}/r20m/aot", "_FillValue")),
+    ("structure.root_metadata", attributes("", other_metadata={"x": 2})),
+    ("structure.root_metadata", attributes("", stac_discovery={})),
+    ("structure.group_metadata", attributes("conditions/geometry", title="moon angles")),
+    ("structure.group_metadata", without("conditions/geometry", "title")),
     ("conventions.uuid", declared(FINE, 0, uuid=None)),
     ("conventions.uuid", declared(FINE, 1, uuid="7cbe5d2b-0000-4000-8000-000000000000")),
     ("conventions.strings", declared(FINE, 1, name="proj:")),

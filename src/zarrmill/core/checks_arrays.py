@@ -39,6 +39,10 @@ class GivenArray:
     attributes: Mapping[str, Json]
     chunks: tuple[int, ...]
     dims: tuple[str, ...]
+    fill_value: Json = None
+    """Zarr fill value, None when there is none."""
+    is_v3: bool = False
+    """Whether the source is Zarr v3, where a fill value alone masks nothing."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def check_arrays(tree: StoreTree, source: GivenTree | None, checks: Checks, limi
         _check_codecs(node, array, checks)
         _check_chunks(node, array, checks, limits)
         reflectance = path.startswith("measurements/") and node.parent in levels and len(array.shape) >= 2
-        _check_fill(node, array, checks, reflectance)
+        _check_fill(node, array, checks, reflectance, path in levels or node.parent in levels or _is_scl(node))
         _check_stale(node, checks)
         _check_flags(node, checks, source)
         if source is not None:
@@ -205,15 +209,15 @@ def _has_small_chunks(array: ArrayMeta) -> bool:
     return is_cut and 0 < math.prod(array.inner) * array.item_bytes < SMALL_CHUNK_BYTES
 
 
-def _check_fill(node: Node, array: ArrayMeta, checks: Checks, reflectance: bool) -> None:
+def _check_fill(node: Node, array: ArrayMeta, checks: Checks, reflectance: bool, on_level: bool) -> None:
     given = node.attributes.get("_FillValue")
     fill = node.document.get("fill_value")
     if array.data_type.startswith("float"):
         text = f"_FillValue {given!r} on a {array.data_type} array, expected none"
         checks.expect("_FillValue" not in node.attributes, "arrays.float_fill_value", node.path, text)
         return
-    is_class = "flag_values" in node.attributes
-    if reflectance and checks.ours and not is_class:
+    is_class = "flag_values" in node.attributes and on_level
+    if reflectance and checks.ours:
         text = f"_FillValue {given!r} and fill_value {fill!r}, expected 0 for both"
         checks.expect(_number(given) and given == fill == 0, "arrays.fill_value", node.path, text)
     elif "_FillValue" in node.attributes:
@@ -240,7 +244,7 @@ def _check_stale(node: Node, checks: Checks) -> None:
 def _check_flags(node: Node, checks: Checks, source: GivenTree | None) -> None:
     """Check that flags are the source's, and whole; where the source's own are not, that is told of the source."""
     own, is_scl = node.attributes, checks.ours and _is_scl(node)
-    wanted = _flags_wanted(node, source, is_scl)
+    wanted = flags_wanted(node, source) if source else {}
     keys = [key for key in ("flag_values", "flag_masks") if key in own or key in wanted or (is_scl and key == "flag_values")]
     same = bool(wanted) and _flags(own) == _flags(wanted)
     for key in keys:
@@ -261,13 +265,13 @@ def _is_scl(node: Node) -> bool:
     return raster and node.name == "scl" and node.path.startswith(SCL) and level_m(node.parent) is not None
 
 
-def _flags_wanted(node: Node, source: GivenTree | None, is_scl: bool) -> dict[str, Json]:
-    """Return the flags of the source, those of the scene classes where it states none; empty when there is nothing to ask."""
-    origin = source.arrays.get(source.origin(node.path) or "") if source else None
+def flags_wanted(node: Node, source: GivenTree) -> dict[str, Json]:
+    """Return the flags of the source, those of the scene classes where it states none; empty when it has no such array."""
+    origin = source.arrays.get(source.origin(node.path) or "")
     if origin is None:
         return {}
     stated = {key: strict(value) for key, value in origin.attributes.items() if key in FLAGS}
-    return stated | (SCL_CLASSES if is_scl and not {"flag_values", "flag_meanings"} & stated.keys() else {})
+    return stated | (SCL_CLASSES if _is_scl(node) and not {"flag_values", "flag_meanings"} & stated.keys() else {})
 
 
 def _flags(attributes: Mapping[str, Json]) -> dict[str, Json]:

@@ -267,6 +267,11 @@ class SourceReader:
         """Path to attributes of every group. Raises: as ``attributes``."""
         return self._tree.groups
 
+    @property
+    def described(self) -> Mapping[str, SourceArray]:
+        """Path to what the metadata say of every array, sorted. Raises: as ``attributes``."""
+        return self._tree.arrays
+
     @cached_property
     def arrays(self) -> dict[str, ArrayReader]:
         """Path to reader of every array, sorted. Raises: as ``attributes``."""

@@ -23,6 +23,7 @@ from zarrmill.config import Pixels, Recipe, Source, Validation
 from zarrmill.core import checks_arrays, checks_georef, checks_layout, checks_s1, checks_tree
 from zarrmill.core.checks import Checks
 from zarrmill.core.checks_arrays import GivenArray, GivenTree
+from zarrmill.core.checks_attributes import check_attributes
 from zarrmill.core.checks_conventions import check_conventions
 from zarrmill.core.checks_tree import StoreTree
 from zarrmill.core.checks_values import Job, JobResult, LevelTarget, Outcome, reread, run_job
@@ -61,6 +62,8 @@ class _Run:
     threads: int
     seed: str
     progress: Progress | None
+    product_types: tuple[str, ...] = ()
+    """What the product may be; empty when nothing is known."""
     checks: Checks = field(default_factory=Checks)
     tree: StoreTree = field(default_factory=lambda: StoreTree({}, None))
     arrays: dict[str, ArrayReader] = field(default_factory=dict)
@@ -106,6 +109,7 @@ def validate(
     reading = recipe.reading(fetch) if recipe and fetch else fetch
     with opened(source.rstrip("/"), fingerprint, reading) if source else nullcontext() as given:
         run = _run(Objects(store.rstrip("/")), given, recipe, max(threads, 1), seed, on_progress)
+        run.product_types = (product.product_type,) if product else recipe.product_types if recipe else ()
         with _apart(run) as run.apart:
             _check(run)
     return ValidationReport(
@@ -178,6 +182,7 @@ def _check(run: _Run) -> None:
         root_keys = frozenset(given.attributes) if given else frozenset()
         checks_tree.check_structure(run.tree, run.checks, run.limits.max_objects, root_keys)
         checks_arrays.check_arrays(run.tree, given, run.checks, run.limits)
+        check_attributes(run.tree, given, run.checks, run.product_types, run.pixels)
         if given is not None:
             checks_arrays.check_complete(run.tree, given, run.checks, run.pixels or Pixels())
             jobs, compared = _comparisons(run, given)
@@ -219,10 +224,11 @@ def _open(run: _Run) -> Mapping[str, bytes]:
 
 
 def _source_tree(source: SourceReader) -> GivenTree:
-    arrays = {
-        path: GivenArray(array.shape, array.dtype, array.attributes, array.chunks, array.dims)
-        for path, array in checks_s1.placed(source.arrays).items()
-    }
+    described = checks_s1.placed(source.described)
+    arrays = {}
+    for path, array in checks_s1.placed(source.arrays).items():
+        fill, format_ = described[path].fill_value, described[path].encoding.get("zarr_format")
+        arrays[path] = GivenArray(array.shape, array.dtype, array.attributes, array.chunks, array.dims, fill, format_ == 3)
     images = {name: image.path for name, image in checks_s1.images(source.arrays).items()}
     return GivenTree(arrays, source.attributes, source.groups, images)
 

@@ -1,0 +1,125 @@
+"""Damage to converted stores whose digest was renewed after it: only what the store says of itself is wrong."""
+
+import shutil
+from pathlib import Path
+
+import geozarr_reference as ref
+import pytest
+from products import grd_recipe, product_row, recipe_for
+
+from zarrmill.model import Severity
+from zarrmill.sample.s1 import GrdSpec, build_grd
+from zarrmill.stages.convert import convert
+from zarrmill.stages.validate import validate
+
+GRD = "measurements/grd"
+
+
+def converted(source, product_type, recipe, root):
+    limits = recipe.validation.model_copy(update={"readers": (), "depth": "structure", "max_objects": 5000})
+    recipe = recipe.model_copy(update={"validation": limits})
+    row = product_row(source, recipe, product_type)
+    return source, row, recipe, Path(convert(row, recipe=recipe, store_root=str(root)).store)
+
+
+@pytest.fixture(scope="module")
+def radar(tmp_path_factory):
+    root = tmp_path_factory.mktemp("radar")
+    return converted(build_grd(GrdSpec(shape=(120, 140)), root / "source"), "S01SIWGRD", grd_recipe(), root)
+
+
+@pytest.fixture(scope="module")
+def backscatter(tmp_path_factory):
+    root, recipe = tmp_path_factory.mktemp("sigma0"), grd_recipe(grd={"calibration": "sigma0"})
+    return converted(build_grd(GrdSpec(shape=(120, 140)), root / "source"), "S01SIWGRD", recipe, root)
+
+
+@pytest.fixture(scope="module")
+def tile(tmp_path_factory, shared_sources):
+    recipe = recipe_for("S02MSIL2A", overviews=["conditions/mask/*", "quality/*"])
+    return converted(shared_sources["l2a"], "S02MSIL2A", recipe, tmp_path_factory.mktemp("tile"))
+
+
+def told(made, root, node=None, change=lambda document: None):
+    source, row, recipe, store = made
+    copy = root / store.name
+    shutil.copytree(store, copy)
+    if node is not None:
+        ref.edit(copy, node, change)
+    for file in sorted(copy.rglob("zarr.json"), reverse=True):
+        if "consolidated_metadata" in file.read_text() and file.parent != copy:
+            ref.consolidate(copy, file.parent.relative_to(copy).as_posix())
+    ref.consolidate(copy, "")
+    digest = ref.tree_sha256(copy)
+    ref.edit(copy, "", lambda document: document["attributes"]["zarrmill"].update(tree_sha256=digest))
+    report = validate(str(copy), source=str(source), recipe=recipe, product=row)
+    return {(f.code, f.path) for f in report.findings if f.severity is not Severity.INFO}
+
+
+def said(**values):
+    return lambda document: document["attributes"].update(values)
+
+
+def unsaid(key):
+    return lambda document: document["attributes"].pop(key)
+
+
+@pytest.mark.parametrize("made", ["radar", "backscatter", "tile"])
+def test_store_that_is_only_sealed_anew_is_as_good_as_before(request, tmp_path, made):
+    assert told(request.getfixturevalue(made), tmp_path) == set()
+
+
+@pytest.mark.parametrize("level", ["r10m", "r40m"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        said(scale_factor=0.1, add_offset=0.0),
+        said(polarization="VH"),
+        said(units="dB"),
+        said(standard_name="surface_backwards_scattering_coefficient_of_radar_wave"),
+        said(calibration="DN**2 / sigma_nought**2, with noise"),
+        said(long_name="detected amplitude, DN, VH"),
+        said(resampling="nearest, DN amplitude, from ground control points, no terrain correction"),
+        said(derived_from="measurements/grd/r10m/vh"),
+        unsaid("resampling"),
+        unsaid("polarization"),
+    ],
+)
+def test_radar_image_says_what_it_is(radar, tmp_path, level, change):
+    path = f"{GRD}/{level}/vv"
+    assert ("arrays.attributes", f"/{path}") in told(radar, tmp_path, path, change)
+
+
+@pytest.mark.parametrize("change", [said(standard_name="toa_brightness"), said(scale_factor=10.0), unsaid("standard_name")])
+def test_backscatter_says_what_it_is(backscatter, tmp_path, change):
+    path = f"{GRD}/r20m/vh"
+    assert ("arrays.attributes", f"/{path}") in told(backscatter, tmp_path, path, change)
+
+
+@pytest.mark.parametrize(
+    ("code", "path", "change"),
+    [
+        ("arrays.attributes", "conditions/vv/gcp/azimuth_time", said(units="microseconds since 1970-01-01")),
+        ("arrays.attributes", "conditions/vv/orbit/position", said(units="km")),
+        ("arrays.dimension_names", "quality/vv/calibration/gamma", lambda node: node.update(dimension_names=["pixel", "line"])),
+        ("structure.root_metadata", "", said(stac_discovery={})),
+    ],
+)
+def test_tables_of_a_radar_product_say_what_the_source_says(radar, tmp_path, code, path, change):
+    assert (code, f"/{path}") in told(radar, tmp_path, path, change)
+
+
+@pytest.mark.parametrize(
+    ("code", "path", "change"),
+    [
+        ("arrays.fill_value", "quality/mask/r120m/b02", said(_FillValue=0)),
+        ("arrays.fill_value", "quality/atmosphere/r10m/aot", said(_FillValue=0)),
+        ("arrays.flags", "conditions/mask/l2a_classification/r360m/scl", said(flag_values=list(range(1, 13)))),
+        ("arrays.dimension_names", "conditions/geometry/sun_angles", lambda node: node["dimension_names"].reverse()),
+        ("arrays.attributes", "measurements/reflectance/r120m/b8a", said(long_name="something else")),
+        ("structure.root_metadata", "", lambda node: node["attributes"]["other_metadata"].popitem()),
+        ("structure.root_metadata", "", lambda node: node["attributes"]["stac_discovery"].update(id="another")),
+    ],
+)
+def test_tile_says_what_the_source_says(tile, tmp_path, code, path, change):
+    assert (code, f"/{path}") in told(tile, tmp_path, path, change)
