@@ -185,6 +185,16 @@ def swap_axes(store: Path) -> None:
     ref.edit(store, B02, lambda d: d.update({"dimension_names": ["x", "y"]}))
 
 
+def shifted(found: dict[str, Any], degrees: float) -> list[float]:
+    """Return the box of a group moved to the north-east."""
+    return [edge + degrees for edge in found["spatial:bbox"]]
+
+
+def narrower(found: dict[str, Any], degrees: float) -> list[float]:
+    """Return the box of a group without a strip in the west."""
+    return [found["spatial:bbox"][0] + degrees, *found["spatial:bbox"][1:]]
+
+
 def shift_transform(store: Path) -> None:
     def change(node: dict[str, Any]) -> None:
         node["attributes"]["spatial:transform"][2] += 5.0
@@ -284,6 +294,17 @@ RESEALED: list[tuple[str, Change]] = [
     ("structure.root_metadata", attributes("", stac_discovery={})),
     ("structure.group_metadata", attributes("conditions/geometry", title="moon angles")),
     ("structure.group_metadata", without("conditions/geometry", "title")),
+    ("georef.registration", attributes(COARSE, spatial__registration="node")),
+    ("georef.axes", attributes(f"{COARSE}/x", standard_name="projection_y_coordinate")),
+    ("georef.axes", attributes(f"{FINE}/x", units="degrees")),
+    ("georef.axes", without("quality/mask/r60m/y", "axis")),
+    ("georef.grid_mapping", without(f"{FINE}/spatial_ref", "grid_mapping_name")),
+    ("georef.grid_mapping_attributes", attributes(f"{FINE}/spatial_ref", longitude_of_central_meridian=15.0)),
+    ("georef.grid_mapping_attributes", attributes(f"{FINE}/spatial_ref", false_easting="500 km")),
+    ("georef.grid_mapping_attributes", attributes(f"{FINE}/spatial_ref", grid_mapping_name="latitude_longitude")),
+    ("georef.epsg", attributes("quality/mask/r60m/spatial_ref", spatial_ref=WKT_33)),
+    ("georef.root", document("", lambda d: d["attributes"].update({"spatial:bbox": shifted(d["attributes"], 1e-3)}))),
+    ("georef.root", document("", lambda d: d["attributes"].update({"spatial:bbox": narrower(d["attributes"], 1e-3)}))),
     ("conventions.uuid", declared(FINE, 0, uuid=None)),
     ("conventions.uuid", declared(FINE, 1, uuid="7cbe5d2b-0000-4000-8000-000000000000")),
     ("conventions.strings", declared(FINE, 1, name="proj:")),

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,19 @@ Vector = NDArray[Any]  # Any: coordinates have the dtype that the store gave the
 ReadVector = Callable[[str], "Vector | str"]
 """Reads a whole array by its path; a string says why it cannot be decoded."""
 LEVEL_KEYS = ("dimensions", "transform", "shape", "bbox", "registration")
-_NEAR_DEGREES = 0.05
+METRES_PER_DEGREE = 111_320.0
+_ROUNDING_DEGREES = 1e-6
+_AXES: dict[bool, dict[str, dict[str, Json]]] = {
+    False: {
+        "x": {"standard_name": "projection_x_coordinate", "units": "m", "axis": "X"},
+        "y": {"standard_name": "projection_y_coordinate", "units": "m", "axis": "Y"},
+    },
+    True: {
+        "x": {"standard_name": "longitude", "units": "degrees_east", "axis": "X"},
+        "y": {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"},
+    },
+}
+"""Whether the grid is in degrees, and axis, to what CF calls it (4.1, 4.2, 5.6)."""
 
 
 def as_transform(value: Json) -> Transform | None:
@@ -78,6 +91,8 @@ def check_georef(tree: StoreTree, source: GivenTree | None, read: ReadVector, ch
         if "spatial:transform" in node.attributes:
             _check_group(tree, node, rasters, read, checks)
             _check_source_transform(node, source, checks)
+            if tree.ours and rasters:
+                _check_axes(tree, node, checks)
         _check_epsg(node, tree, wanted_epsg, checks)
     if tree.ours:
         _check_root(tree, checks)
@@ -120,11 +135,23 @@ def _check_group(tree: StoreTree, node: Node, rasters: Mapping[str, Node], read:
         _check_coordinates(tree, node, transform, shape, read, checks)
 
 
+def _check_axes(tree: StoreTree, node: Node, checks: Checks) -> None:
+    """Check that x and y say what they are, and the group that its pixels are areas."""
+    found = node.attributes.get("spatial:registration", "pixel")
+    checks.expect(found == "pixel", "georef.registration", node.path, f"spatial:registration {found!r}, expected 'pixel'")
+    for name, wanted in _AXES[node.attributes.get("proj:code") == "EPSG:4326"].items():
+        axis = tree.arrays_of(node.path).get(name)
+        if axis is not None:
+            said = {key: axis.attributes.get(key) for key in wanted}
+            checks.expect(said == wanted, "georef.axes", axis.path, f"attributes {said}, expected {wanted}")
+
+
 def _check_grid_mapping(tree: StoreTree, raster: Node, transform: Transform | None, checks: Checks) -> None:
     name = raster.attributes.get("grid_mapping")
     mapping = tree.arrays_of(raster.parent).get(name) if isinstance(name, str) else None
     ok = mapping is not None and mapping.array is not None and mapping.array.shape == ()
-    text = f"grid_mapping {name!r}, expected the name of a scalar array in the same group"
+    ok = ok and mapping is not None and (not tree.ours or "grid_mapping_name" in mapping.attributes)
+    text = f"grid_mapping {name!r}, expected the name of a scalar array in the same group that has a grid_mapping_name"
     if not checks.expect(ok, "georef.grid_mapping", raster.path, text):
         return
     assert mapping is not None
@@ -206,18 +233,53 @@ def _check_epsg(node: Node, tree: StoreTree, source_epsg: int | None, checks: Ch
     for mapping in tree.arrays_of(node.path).values():
         if mapping.array is None or mapping.array.shape or "grid_mapping_name" not in mapping.attributes:
             continue
-        found = _wkt_code(mapping.attributes.get("crs_wkt"))
-        text = "crs_wkt cannot be read as WKT"
-        if checks.expect(found is not None, "georef.crs_wkt", mapping.path, text):
-            checks.expect(found == code, "georef.epsg", mapping.path, f"crs_wkt is {found}, proj:code is {code}")
+        for key in ("crs_wkt", "spatial_ref"):
+            if key == "crs_wkt" or key in mapping.attributes:
+                found = _wkt_code(mapping.attributes.get(key))
+                text = f"{key} cannot be read as WKT"
+                if checks.expect(found is not None, "georef.crs_wkt", mapping.path, text):
+                    checks.expect(found == code, "georef.epsg", mapping.path, f"{key} is {found}, proj:code is {code}")
+        wrong = _contradictions(mapping.attributes, _cf(code))
+        checks.expect(not wrong, "georef.grid_mapping_attributes", mapping.path, f"{wrong} as {code} has them")
 
 
-def _wkt_code(wkt: Json) -> str | None:
+def _contradictions(attributes: Mapping[str, Json], wanted: Mapping[str, Json]) -> str:
+    """Say which CF attributes are not those of the CRS. Names of datums and the like are not compared: they come and go."""
+    wrong = []
+    for key, number in wanted.items():
+        found = attributes.get(key, number)
+        same = found == number
+        if isinstance(number, float) and isinstance(found, int | float):
+            same = abs(found - number) <= 1e-9 * max(1.0, abs(number))
+        if not same:
+            wrong.append(f"{key} {found!r}, expected {number!r}")
+    return "; ".join(wrong)
+
+
+@cache
+def _cf(code: str) -> Mapping[str, Json]:
+    """Return the name and the numbers of the CF grid mapping of a CRS; empty when it is not known."""
     from pyproj import CRS
     from pyproj.exceptions import CRSError
 
     try:
-        found = CRS.from_wkt(wkt).to_authority() if isinstance(wkt, str) else None
+        attributes = CRS.from_user_input(code).to_cf()
+    except CRSError:
+        return {}
+    return {key: value for key, value in attributes.items() if isinstance(value, float) or key == "grid_mapping_name"}
+
+
+def _wkt_code(wkt: Json) -> str | None:
+    return _authority(wkt) if isinstance(wkt, str) else None
+
+
+@cache
+def _authority(wkt: str) -> str | None:
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    try:
+        found = CRS.from_wkt(wkt).to_authority()
     except CRSError:
         return None
     return ":".join(found) if found else None
@@ -255,18 +317,26 @@ def _check_root(tree: StoreTree, checks: Checks) -> None:
     if not checks.expect(ok, "georef.root", "", text):
         return
     for node, wanted in extents:
-        if wanted is None or bbox is None:
-            continue
-        inner, outer = _in_one_piece(bbox), _in_one_piece(wanted)
-        low = all(inner[i] >= outer[i] - _NEAR_DEGREES for i in (0, 1))
-        ok = low and all(inner[i] <= outer[i] + _NEAR_DEGREES for i in (2, 3))
-        checks.expect(ok, "georef.root", "", f"spatial:bbox {given} is not within {list(wanted)}, the extent of /{node.path}")
+        if wanted is not None and bbox is not None and node.path.startswith("measurements/"):
+            ok = _is_there(bbox, wanted, _finest_degrees(tree, node, wanted))
+            text = f"spatial:bbox {given}, expected {list(wanted)}, the extent of /{node.path}"
+            checks.expect(ok, "georef.root", "", text)
 
 
-def _in_one_piece(box: Sequence[float]) -> BBox:
-    """Return the box with its east counted on from its west."""
-    west, south, east, north = box
-    return west, south, east + 360 if east < west else east, north
+def _is_there(found: Sequence[float], wanted: BBox, pixel: float) -> bool:
+    """Return whether each edge is where it should be, to a pixel; 180 and -180 degrees are the same meridian."""
+    near = pixel + _ROUNDING_DEGREES
+    around = near / max(math.cos(math.radians(max(abs(wanted[1]), abs(wanted[3])))), 0.01)
+    east_west = all(abs((found[i] - wanted[i] + 180) % 360 - 180) <= around for i in (0, 2))
+    return east_west and all(abs(found[i] - wanted[i]) <= near for i in (1, 3))
+
+
+def _finest_degrees(tree: StoreTree, node: Node, extent: BBox) -> float:
+    """Return the height of the smallest pixels below a group in degrees; the height of the extent when none are told."""
+    below = [other.attributes.get("spatial:transform") for other in tree.nodes.values() if other.parent == node.path]
+    sizes = [abs(transform[4]) for value in below if (transform := as_transform(value)) is not None]
+    per_degree = 1.0 if node.attributes.get("proj:code") == "EPSG:4326" else METRES_PER_DEGREE
+    return min(sizes) / per_degree if sizes else extent[3] - extent[1]
 
 
 def _degrees(extent: Json, code: Json) -> BBox | None:
