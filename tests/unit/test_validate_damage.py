@@ -109,6 +109,14 @@ def test_tables_of_a_radar_product_say_what_the_source_says(radar, tmp_path, cod
     assert (code, f"/{path}") in told(radar, tmp_path, path, change)
 
 
+@pytest.mark.parametrize("key", ["source_fingerprint", "recipe_sha256"])
+def test_store_of_another_source_or_recipe_is_told(tile, tmp_path, key):
+    def change(document):
+        document["attributes"]["zarrmill"][key] = "0" * 64
+
+    assert told(tile, tmp_path, "", change) == {("structure.stamp", "/")}
+
+
 @pytest.mark.parametrize(
     ("code", "path", "change"),
     [

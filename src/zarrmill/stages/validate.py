@@ -64,6 +64,8 @@ class _Run:
     progress: Progress | None
     product_types: tuple[str, ...] = ()
     """What the product may be; empty when nothing is known."""
+    stamp: Mapping[str, str] = field(default_factory=dict)
+    """What the root attribute ``zarrmill`` must say of source and recipe, where these are known."""
     checks: Checks = field(default_factory=Checks)
     tree: StoreTree = field(default_factory=lambda: StoreTree({}, None))
     arrays: dict[str, ArrayReader] = field(default_factory=dict)
@@ -109,6 +111,7 @@ def validate(
     reading = recipe.reading(fetch) if recipe and fetch else fetch
     with opened(source.rstrip("/"), fingerprint, reading) if source else nullcontext() as given:
         run = _run(Objects(store.rstrip("/")), given, recipe, max(threads, 1), seed, on_progress)
+        run.stamp = _stamp(product, recipe)
         run.product_types = (product.product_type,) if product else recipe.product_types if recipe else ()
         with _apart(run) as run.apart:
             _check(run)
@@ -126,6 +129,13 @@ def validate(
         measured=_measured(run, started, wall, cpu),
         product=product,
     )
+
+
+def _stamp(product: Product | None, recipe: Recipe | None) -> dict[str, str]:
+    """Return what a store of ``product`` by ``recipe`` is stamped with; nothing without a product, whose recipe is its own."""
+    if product is None:
+        return {}
+    return {"source_fingerprint": product.source_fingerprint} | ({"recipe_sha256": recipe.pixels.digest()} if recipe else {})
 
 
 def _run(
@@ -241,10 +251,14 @@ def _vector(run: _Run, path: str) -> "checks_georef.Vector | str":
 
 
 def _check_digest(run: _Run) -> None:
-    """Compare the digest over all objects with the one in the root attribute ``zarrmill``."""
+    """Compare source, recipe and the digest over all objects with those in the root attribute ``zarrmill``."""
     root = run.tree.nodes.get("")
     stamp = root.attributes.get("zarrmill") if root else None
     wanted = stamp.get("tree_sha256") if isinstance(stamp, dict) else None
+    for key, value in run.stamp.items() if run.tree.ours else ():
+        found = stamp.get(key) if isinstance(stamp, dict) else None
+        text = f"{key} {found!r} in the attribute zarrmill, expected {value!r} as of product and recipe"
+        run.checks.expect(found == value, "structure.stamp", "", text)
     if run.tree.ours and not (isinstance(wanted, str) and _SHA256.match(wanted)):
         run.checks.expect(False, "structure.digest", "", f"attribute zarrmill is {stamp!r}, expected one with a tree_sha256")
     elif isinstance(wanted, str) and isinstance(run.read, HashedObjects):
