@@ -17,7 +17,7 @@ from zarrmill.core.conventions import strict
 from zarrmill.model import Json
 
 BANDS, IMAGES = "measurements/reflectance", "measurements/grd"
-"""Groups of the levels of optical and of radar products."""
+"""Groups of the levels of Sentinel-2 and of radar products."""
 STANDARD_NAMES = {"S02MSIL2A": "surface_bidirectional_reflectance", "S02MSIL1C": "toa_bidirectional_reflectance"}
 BACKSCATTER = "surface_backwards_scattering_coefficient_of_radar_wave"
 LEFT_OUT = frozenset(
@@ -85,7 +85,11 @@ def _on_map(tree: StoreTree, node: Node) -> bool:
 
 
 def _is_band(tree: StoreTree, node: Node) -> bool:
-    return node.parent.rpartition("/")[0] == BANDS and _on_map(tree, node) and _is_raster(node)
+    """Whether an array is a measurement on one of its levels, of whatever type of product."""
+    group = tree.nodes.get(node.parent.rpartition("/")[0])
+    is_levels = group is not None and group.path.startswith("measurements/") and "multiscales" in group.attributes
+    is_levels = is_levels and group is not None and (group.path == BANDS or BANDS not in tree.nodes)
+    return is_levels and _on_map(tree, node) and _is_raster(node)
 
 
 def _is_raster(node: Node) -> bool:
@@ -125,14 +129,15 @@ def _coordinates(tree: StoreTree, node: Node, given: GivenArray) -> dict[str, Js
 
 
 def _check_band(tree: StoreTree, node: Node, wanted: Mapping[str, Json], checks: Checks, product_types: tuple[str, ...]) -> None:
-    """Check a band of reflectance, which is a number without unit under a name of CF."""
+    """Check a band, which is a number without unit under a name of CF: that of its product type, where this is one of ours."""
     if not _is_band(tree, node):
         return
     _compare(node, {**{key: value for key, value in wanted.items() if key != "standard_name"}, "units": "1"}, checks)
-    names = {STANDARD_NAMES[kind] for kind in product_types if kind in STANDARD_NAMES} or set(STANDARD_NAMES.values())
+    known = [STANDARD_NAMES.get(kind) for kind in product_types] or list(STANDARD_NAMES.values())
     found = node.attributes.get("standard_name")
-    text = f"standard_name {found!r}, expected {' or '.join(sorted(names))}"
-    checks.expect(isinstance(found, str) and found in names, "arrays.attributes", node.path, text)
+    text = f"standard_name {found!r}, expected {' or '.join(sorted(name or 'any' for name in known))}"
+    ok = isinstance(found, str) and bool(found) and (found in known or None in known)
+    checks.expect(ok, "arrays.attributes", node.path, text)
 
 
 def _check_mask(node: Node, given: GivenArray, checks: Checks, *, none: bool) -> None:
