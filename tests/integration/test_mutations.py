@@ -298,7 +298,7 @@ RESEALED: list[tuple[str, Change]] = [
     ("georef.axes", attributes(f"{COARSE}/x", standard_name="projection_y_coordinate")),
     ("georef.axes", attributes(f"{FINE}/x", units="degrees")),
     ("georef.axes", without("quality/mask/r60m/y", "axis")),
-    ("georef.grid_mapping", without(f"{FINE}/spatial_ref", "grid_mapping_name")),
+    ("georef.grid_mapping_attributes", without(f"{FINE}/spatial_ref", "grid_mapping_name")),
     ("georef.grid_mapping_attributes", attributes(f"{FINE}/spatial_ref", longitude_of_central_meridian=15.0)),
     ("georef.grid_mapping_attributes", attributes(f"{FINE}/spatial_ref", false_easting="500 km")),
     ("georef.grid_mapping_attributes", attributes(f"{FINE}/spatial_ref", grid_mapping_name="latitude_longitude")),

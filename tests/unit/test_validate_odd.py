@@ -139,6 +139,12 @@ def test_crs_is_taken_from_the_same_place_by_converter_and_validation(source_cop
     assert zarr.open_group(store / "measurements/reflectance", mode="r").attrs["proj:code"] == "EPSG:32617"
 
 
+def test_crs_may_have_no_grid_mapping_of_cf(source_copy, tmp_path):
+    source = source_copy("l2a")
+    state_crs(source, {HORIZONTAL: "EPSG:3857"})
+    assert told(source, tmp_path) == {}
+
+
 def test_crs_that_a_radar_catalogue_states_is_not_that_of_the_map(tmp_path):
     source, recipe = build_grd(GrdSpec(shape=(120, 140), polarisations=("VV",)), tmp_path), grd_recipe()
     set_attr(source, "", "stac_discovery/properties/proj:epsg", 4326)

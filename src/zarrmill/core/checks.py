@@ -111,7 +111,7 @@ _TABLE: tuple[tuple[str, Severity, Severity, str, str], ...] = (
     ("georef.missing", E, I, "A georeferenced group lacks convention attributes.", _WRITER),
     ("georef.shape", E, E, "An array's shape is not the `spatial:shape` of its group.", _WRITER),
     ("georef.bbox", E, E, "`spatial:bbox` is not what transform and shape span.", _WRITER),
-    ("georef.grid_mapping", E, I, "A variable has no `grid_mapping` that leads to a named scalar in its group.", _WRITER),
+    ("georef.grid_mapping", E, I, "A variable has no `grid_mapping` that leads to a scalar in its group.", _WRITER),
     ("georef.crs_wkt", E, W, "The grid mapping has no `crs_wkt` that can be read.", _WRITER),
     ("georef.geotransform", E, W, "`GeoTransform` is absent or differs from `spatial:transform`.", _WRITER),
     ("georef.epsg", E, E, "The coordinate reference systems of store and source do not agree.", _WRITER),

@@ -150,8 +150,7 @@ def _check_grid_mapping(tree: StoreTree, raster: Node, transform: Transform | No
     name = raster.attributes.get("grid_mapping")
     mapping = tree.arrays_of(raster.parent).get(name) if isinstance(name, str) else None
     ok = mapping is not None and mapping.array is not None and mapping.array.shape == ()
-    ok = ok and mapping is not None and (not tree.ours or "grid_mapping_name" in mapping.attributes)
-    text = f"grid_mapping {name!r}, expected the name of a scalar array in the same group that has a grid_mapping_name"
+    text = f"grid_mapping {name!r}, expected the name of a scalar array in the same group"
     if not checks.expect(ok, "georef.grid_mapping", raster.path, text):
         return
     assert mapping is not None
@@ -231,7 +230,8 @@ def _check_epsg(node: Node, tree: StoreTree, source_epsg: int | None, checks: Ch
         text = f"proj:code {code}, the source is in EPSG:{source_epsg}"
         checks.expect(code == f"EPSG:{source_epsg}", "georef.epsg", node.path, text)
     for mapping in tree.arrays_of(node.path).values():
-        if mapping.array is None or mapping.array.shape or "grid_mapping_name" not in mapping.attributes:
+        says = mapping.attributes.keys() & ({"grid_mapping_name", "crs_wkt"} if tree.ours else {"grid_mapping_name"})
+        if mapping.array is None or mapping.array.shape or not says:
             continue
         for key in ("crs_wkt", "spatial_ref"):
             if key == "crs_wkt" or key in mapping.attributes:
@@ -244,10 +244,13 @@ def _check_epsg(node: Node, tree: StoreTree, source_epsg: int | None, checks: Ch
 
 
 def _contradictions(attributes: Mapping[str, Json], wanted: Mapping[str, Json]) -> str:
-    """Say which CF attributes are not those of the CRS. Names of datums and the like are not compared: they come and go."""
+    """Say which CF attributes are not those of the CRS, of which only the grid mapping's name must be there.
+
+    Names of datums and the like are not compared: they come and go with the data base.
+    """
     wrong = []
     for key, number in wanted.items():
-        found = attributes.get(key, number)
+        found = attributes.get(key, None if key == "grid_mapping_name" else number)
         same = found == number
         if isinstance(number, float) and isinstance(found, int | float):
             same = abs(found - number) <= 1e-9 * max(1.0, abs(number))
