@@ -150,3 +150,10 @@ def test_crs_that_a_radar_catalogue_states_is_not_that_of_the_map(tmp_path):
     set_attr(source, "", "stac_discovery/properties/proj:epsg", 4326)
     store = convert(product_row(source, recipe, "S01SIWGRD"), recipe=recipe, store_root=str(tmp_path / "out")).store
     assert validate(store, source=str(source), recipe=recipe).verdict is Verdict.PASS
+
+
+def test_coordinates_of_a_level_say_nothing_of_what_the_source_says_of_its_own(source_copy, tmp_path):
+    source = source_copy("l2a")
+    for key, value in {"flag_values": [0, 1], "scale_factor": 2.0, "units": "km", "long_name": "way"}.items():
+        set_attr(source, "quality/mask/r10m/x", key, value)
+    assert told(source, tmp_path) == {}

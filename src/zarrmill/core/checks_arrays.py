@@ -17,6 +17,8 @@ CODECS = frozenset({"bytes", "blosc", "zstd", "gzip", "crc32c", "sharding_indexe
 """Codecs that zarr-python, GDAL, zarrita and OpenLayers all have."""
 STALE = frozenset({"_ARRAY_DIMENSIONS", "_eopf_attrs", "dtype", "fill_value", "valid_min", "valid_max"})
 PROJ_KEYS = frozenset({"proj:code", "proj:wkt2", "proj:projjson"})
+GENERATED = frozenset({"x", "y", "spatial_ref"})
+"""Arrays that every group with a place on the map has."""
 FLAGS = ("flag_values", "flag_masks", "flag_meanings")
 SCL_CLASSES: dict[str, Json] = {
     "flag_values": list(range(12)),
@@ -93,6 +95,12 @@ def is_grid_mapping(node: Node) -> bool:
     return node.array is not None and not node.array.shape and "grid_mapping_name" in node.attributes
 
 
+def is_generated(tree: StoreTree, node: Node) -> bool:
+    """Whether an array of ours is made from the grid of its group: its coordinates and grid mapping, whatever the source says."""
+    parent = tree.nodes.get(node.parent)
+    return tree.ours and node.name in GENERATED and parent is not None and "spatial:transform" in parent.attributes
+
+
 def check_arrays(tree: StoreTree, source: GivenTree | None, checks: Checks, limits: Validation) -> None:
     """Check every array of the store, and against the source what does not need pixels."""
     levels = _level_groups(tree)
@@ -107,9 +115,9 @@ def check_arrays(tree: StoreTree, source: GivenTree | None, checks: Checks, limi
         reflectance = path.startswith("measurements/") and node.parent in levels and len(array.shape) >= 2
         _check_fill(node, array, checks, reflectance, path in levels or node.parent in levels or _is_scl(node))
         _check_stale(node, checks)
-        _check_flags(node, checks, source)
+        _check_flags(node, checks, None if is_generated(tree, node) else source)
         if source is not None:
-            _check_against_source(node, array, source, checks)
+            _check_against_source(tree, node, array, source, checks)
         elif reflectance and tree.ours and "polarization" not in node.attributes:
             found = [node.attributes.get("scale_factor"), node.attributes.get("add_offset", 0)]  # CF 1.11, 8.1
             ok = all(isinstance(value, int | float) for value in found)
@@ -286,7 +294,7 @@ def _words(meanings: Json) -> list[str]:
     return meanings.split() if isinstance(meanings, str) else []
 
 
-def _check_against_source(node: Node, array: ArrayMeta, source: GivenTree, checks: Checks) -> None:
+def _check_against_source(tree: StoreTree, node: Node, array: ArrayMeta, source: GivenTree, checks: Checks) -> None:
     origin = source.origin(node.path)
     if origin is None or is_grid_mapping(node):
         return
@@ -297,7 +305,7 @@ def _check_against_source(node: Node, array: ArrayMeta, source: GivenTree, check
     allowed = {given.dtype} | ({"float64"} if node.name in ("x", "y") else set())
     text = f"dtype {array.data_type}, the source has {given.dtype}"
     checks.expect(array.data_type in allowed, "arrays.dtype", node.path, text)
-    for key in ("scale_factor", "add_offset"):
+    for key in ("scale_factor", "add_offset") if not is_generated(tree, node) else ():
         if key in given.attributes or key in node.attributes:
             found, wanted = node.attributes.get(key), strict(given.attributes.get(key))
             text = f"{key} {found!r}, the source has {wanted!r}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from zarrmill.config import Grd, Pixels
 from zarrmill.core.checks import Checks
-from zarrmill.core.checks_arrays import FLAGS, GivenArray, GivenTree, flags_wanted, level_m
+from zarrmill.core.checks_arrays import FLAGS, GENERATED, GivenArray, GivenTree, flags_wanted, is_generated, level_m
 from zarrmill.core.checks_tree import Node, StoreTree
 from zarrmill.core.conventions import strict
 from zarrmill.model import Json
@@ -30,7 +30,6 @@ ELSEWHERE = frozenset({"scale_factor", "add_offset", "derived_from", "resampling
 READ_BY = frozenset({"units", "standard_name", "calendar", "missing_value", "valid_range", *FLAGS})
 """Attributes that change what readers make of an array; none may be added."""
 AXIS = frozenset({"standard_name", "units", "long_name", "axis"})
-_GENERATED = frozenset({"x", "y", "spatial_ref"})
 _NOTHING = object()
 
 
@@ -49,11 +48,11 @@ def check_attributes(
         if node.array is None:
             continue
         if node.parent in radar:
-            if node.name not in _GENERATED:
+            if node.name not in GENERATED:
                 _check_image(node, finest, source, checks, pixels)
         elif source is None:
             _check_band(tree, node, {}, checks, product_types)
-        elif not (node.name in _GENERATED and _on_map(tree, node)) and (origin := source.origin(path)) is not None:
+        elif not (is_generated(tree, node)) and (origin := source.origin(path)) is not None:
             _check_array(tree, node, source, origin, checks, product_types)
     for path, attributes in source.groups.items() if source else ():
         if not (source and source.images) or not path:  # other groups of a radar product are joined from several
@@ -93,7 +92,7 @@ def _is_band(tree: StoreTree, node: Node) -> bool:
 
 
 def _is_raster(node: Node) -> bool:
-    return node.array is not None and len(node.array.shape) >= 2 and node.name not in _GENERATED
+    return node.array is not None and len(node.array.shape) >= 2 and node.name not in GENERATED
 
 
 def _check_array(
