@@ -48,6 +48,8 @@ class StacServer:
     faults: list[Fault] = field(default_factory=list)
     requests: list[tuple[str, str, Any]] = field(default_factory=list)
     """Method, path and parsed body of every request."""
+    queries: list[str] = field(default_factory=list)
+    """Query of every request."""
     url: str = ""
     stop: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -119,9 +121,9 @@ class StacServer:
 
 
 @contextmanager
-def stac_server(items: Sequence[Item] = (), **options: Any) -> Iterator[StacServer]:
+def stac_server(items: Sequence[Item] = (), kind: type[StacServer] = StacServer, **options: Any) -> Iterator[StacServer]:
     """Serve until the block ends."""
-    served = StacServer(list(items), **options)
+    served = kind(list(items), **options)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"served": served}))
     server.daemon_threads = True
     served.url = f"http://127.0.0.1:{server.server_port}"
@@ -153,9 +155,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Stay quiet."""
 
     def _answer(self, body: Any) -> None:
-        path = urlsplit(self.path).path
+        path, query = urlsplit(self.path).path, urlsplit(self.path).query
         with self.served.lock:
             self.served.requests.append((self.command, path, body))
+            self.served.queries.append(query)
         fault = self.served.fault(path)
         if fault and fault.kind in ("hang", "reset"):
             self.close_connection = True

@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from zarrmill import FORMAT_VERSION
-from zarrmill.errors import ConfigError, hidden
+from zarrmill.errors import ConfigError, has_user
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
 """A name that is safe as a file name and as a key."""
@@ -35,7 +35,7 @@ class Model(BaseModel):
     @field_validator("*")
     @classmethod
     def _no_user(cls, value: Any) -> Any:  # of any field
-        if isinstance(value, str) and hidden(value) != value:
+        if isinstance(value, str) and has_user(value):
             raise ValueError("an address must not hold a user or password; put those of a catalogue into ~/.netrc")
         return value
 

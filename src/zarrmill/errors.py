@@ -29,11 +29,18 @@ EXIT_INTERRUPTED = 130
 
 
 _USER = re.compile(r"(?<=://)[^/\s\"'<>?#]*@")
+_QUERY = re.compile(r"(://[^\s\"'<>?\\]*\?|\?(?=[\w.~%+-]+=))[^\s\"'<>\\]*[^\s\"'<>\\:;,.)\]}]")
+"""Query of an address, also of one that a library tells without its host."""
 
 
 def hidden(text: str) -> str:
-    """Return ``text`` without user and password in the addresses that it holds."""
-    return _USER.sub("***@", text)
+    """Return ``text`` without user, password and query in the addresses that it holds: keys and signatures are in those."""
+    return _QUERY.sub(r"\1***", _USER.sub("***@", text))
+
+
+def has_user(text: str) -> bool:
+    """Return whether an address in ``text`` holds a user or password."""
+    return _USER.search(text) is not None
 
 
 class ZarrmillError(Exception):

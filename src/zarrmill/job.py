@@ -15,7 +15,7 @@ from zarrmill.core.excerpt import excerpt, secrets_of
 from zarrmill.errors import EXIT_FAILED, UNKNOWN_CODE, ConfigError, ConformanceError, ZarrmillError, hidden
 from zarrmill.io import bucket
 from zarrmill.io.failed import final_failure, keep_failure, tail_of
-from zarrmill.io.logs import logger, structlog
+from zarrmill.io.logs import hides, logger, structlog
 from zarrmill.io.measure import Meter
 from zarrmill.io.places import Place, place_of
 from zarrmill.io.process import keep_memory, spare_collector, tell
@@ -199,8 +199,8 @@ def _record_failure(record: FailureRecord, state: State) -> None:
         logger().error("failure record not written", code=second.code, message=second.message)
 
 
-def _without_users(logger: object, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Take user and password out of every address in an event."""
+def _without_secrets(logger: object, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Take user, password and query out of every address in an event."""
     return {key: hidden(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
@@ -240,13 +240,14 @@ def logging_to(path: Path) -> Iterator[None]:
                 structlog().processors.add_log_level,
                 structlog().processors.TimeStamper(fmt="iso", utc=True),
                 structlog().processors.format_exc_info,
-                _without_users,
+                _without_secrets,
                 structlog().processors.JSONRenderer(sort_keys=True),
             ],
             logger_factory=structlog().WriteLoggerFactory(file=cast(TextIO, stream)),
         )
         logging.captureWarnings(True)
         handler = logging.StreamHandler(stream)
+        handler.addFilter(hides)
         logging.getLogger().addHandler(handler)
         try:
             yield

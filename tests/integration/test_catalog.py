@@ -356,6 +356,38 @@ class TestPlanOverHttp:
         assert not receipt.exists(), "the host is back and the store is certainly not there"
         assert len(read_manifest(state.manifest)) == 2
 
+    def test_the_catalogues_key_is_sent_and_told_nowhere(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        served, folder = self.serve(tmp_path, 1)
+        with stac_server(served, folder=folder, faults=[Fault("reset", path="list.json")]) as server:
+            catalogue = source(f"{server.url}/files/list.json?subscription-key=SECRET")
+            settings = self.settings(tmp_path, server).model_copy(update={"source": catalogue})
+            (folder / "list.json").write_text(json.dumps({"type": "FeatureCollection", "features": server.items}))
+            write_plan(plan(settings, RECIPES), State.of(settings))
+            assert server.queries.count("subscription-key=SECRET") == 2
+        (product,) = read_manifest(State.of(settings).manifest)
+        assert product.item_href == f"{server.url}/files/list.json"
+        with pytest.raises(UnknownStateError, match=r"list.json\?\*\*\*: no answer") as caught:
+            plan(settings, RECIPES)
+        written = [path.read_text() for path in Path(settings.state_root).rglob("*") if path.is_file()]
+        assert "Retrying" in caplog.text
+        assert not [text for text in (*written, str(caught.value), caplog.text, *capfd.readouterr()) if "SECRET" in text]
+
+    def test_a_search_and_its_pages_are_asked_with_their_queries(self) -> None:
+        class Keyed(StacServer):
+            def landing(self) -> dict[str, Any]:
+                page = super().landing()
+                return {**page, "links": [{**link, "href": f"{link['href']}?key=SECRET"} for link in page["links"]]}
+
+            def page(self, *args: Any) -> dict[str, Any]:
+                page = super().page(*args)
+                return {**page, "links": [{**link, "href": f"{link['href']}?key=SECRET"} for link in page["links"]]}
+
+        with stac_server(items(5), page_size=2, kind=Keyed) as server:
+            assert len(ids(read_catalogue(source(f"{server.url}/?key=SECRET")))) == 5
+            assert server.queries == ["key=SECRET"] * 4
+
     def test_repeated_items_count_once(self, tmp_path: Path) -> None:
         found, folder = self.serve(tmp_path, 4)
         with stac_server(found, folder=folder, page_size=2, faults=[Fault("duplicate", n=2)]) as server:

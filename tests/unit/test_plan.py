@@ -670,7 +670,7 @@ class TestEntries:
             ("results/items.json", "", True, "./x.zarr", "results/x.zarr"),
             ("/d/items.json", "http://h/c/items/a", True, "../x.zarr/b02", "http://h/c/x.zarr"),
             ("/d/item.json", "http://h/c/items/a", False, "x.zarr", "/d/x.zarr"),
-            ("http://h/search", "/items/a", True, "x.zarr?sig=1", "http://h/items/x.zarr"),
+            ("http://h/search", "/items/a", True, "x.zarr#a", "http://h/items/x.zarr"),
             ("http://h/c.json", "", True, "s3://b/k/x.zarr/", "s3://b/k/x.zarr"),
         ],
     )

@@ -1,19 +1,22 @@
-"""User and password in an address: refused where they come in, hidden in whatever is said about it."""
+"""User, password and query of an address: refused or left out where they come in, hidden in whatever is said about it."""
 
 import json
+import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
-from stac_server import Item, eopf_item, product_id
+from stac_server import Item, eopf_item, product_id, write_source
 
 from zarrmill.config import Recipe, Settings, parse_settings
-from zarrmill.core.entries import entry_of_item, entry_of_row
+from zarrmill.core.entries import entry_of_item, entry_of_row, public_address
 from zarrmill.errors import ConfigError, SourceError, hidden
 from zarrmill.io.objects import Objects
 from zarrmill.job import logging_to
+from zarrmill.model import Product
 from zarrmill.stages.plan import plan, write_plan
 
 WITH = "https://anna:passwo@rd@host.example/p.zarr"
@@ -25,8 +28,12 @@ NAME = product_id(0)
     [
         (WITH, "https://***@host.example/p.zarr"),
         ("two: s3://a:b@c/d, http://e@f.example", "two: s3://***@c/d, http://***@f.example"),
-        ("https://host.example/@user/a@b?mail=a@b", "https://host.example/@user/a@b?mail=a@b"),
-        ("https://host.example?mail=a@b", "https://host.example?mail=a@b"),
+        ("https://host.example/@user/a@b", "https://host.example/@user/a@b"),
+        ("https://host.example?mail=a@b: no answer", "https://host.example?***: no answer"),
+        ("(https://host.example/a?sig=1.2&se=3), url: /a?Secret", "(https://host.example/a?***), url: /a?Secret"),
+        ("Max retries exceeded with url: /a?key=1 (Caused by", "Max retries exceeded with url: /a?*** (Caused by"),
+        ('{"a": "see \\\\"https://host.example?b=1\\\\""}', '{"a": "see \\\\"https://host.example?***\\\\""}'),
+        ("is it there? a=1", "is it there? a=1"),
         ('{"a": "https://host.example", "b": "x@y"}', '{"a": "https://host.example", "b": "x@y"}'),
     ],
 )
@@ -92,6 +99,71 @@ def test_a_configured_address_with_a_password_is_refused_without_saying_it(value
     with pytest.raises(ConfigError, match="must not hold a user or password") as caught:
         parse_settings(values)
     assert "anna" not in str(caught.value)
+
+
+def query_of_another_asset(item: Item) -> None:
+    item["assets"]["more"] = {"href": "https://host.example/p.zarr/b02?sig=SECRET", "alternate": {"a": {"href": "x?t=SECRET"}}}
+
+
+def query_of_a_link(item: Item) -> None:
+    item["links"] = [{"rel": "self", "href": "https://host.example/items/a?token=SECRET"}]
+
+
+@pytest.mark.parametrize("change", [query_of_another_asset, query_of_a_link])
+def test_queries_of_an_item_are_left_out_and_change_nothing_else(tmp_path: Path, change: Callable[[Item], None]) -> None:
+    source = tmp_path / "p.zarr"
+    write_source(source)
+    item = eopf_item(NAME, f"file://{source}")
+    plain, settings = planned(item, tmp_path / "plain")
+    change(item)
+    signed, settings = planned(item, tmp_path / "signed")
+    assert replace(signed, item_href=plain.item_href) == plain
+    assert "SECRET" not in str(signed)
+    written = [path.read_bytes() for path in Path(settings.state_root).rglob("*") if path.is_file()]
+    assert len(written) >= 4
+    assert not [data for data in written if b"SECRET" in data]
+    assert public_address(signed.item_href) == signed.item_href
+
+
+def planned(item: Item, root: Path) -> tuple[Product, Settings]:
+    root.mkdir()
+    (root / "items.json").write_text(json.dumps({"type": "FeatureCollection", "features": [item]}))
+    roots = {"state_root": str(root / "results"), "store_root": str(root / "stores")}
+    settings = parse_settings({"source": {"catalogue": str(root / "items.json")}, **roots})
+    result = plan(settings, {"S02MSIL2A": Recipe(name="r", product_types=("S02MSIL2A",))})
+    write_plan(result, state_of(settings))
+    (product,) = result.products
+    return product, settings
+
+
+@pytest.mark.parametrize("key", ["product", "other"])
+def test_a_signed_product_is_refused_by_name_and_without_its_signature(key: str) -> None:
+    item = eopf_item(NAME, "https://host.example/p.zarr")
+    item["assets"] = {key: {"href": "https://host.example/p.zarr/a?SECRET"}}
+    with pytest.raises(SourceError, match=r"signed addresses are not supported, and .*p.zarr/a has a query") as caught:
+        entry_of_item(item, "/items.json", embedded=True)
+    assert caught.value.code == "ZM-SRC-ITEM"
+    with pytest.raises(SourceError, match="signed addresses are not supported") as caught:
+        entry_of_row({"href": f"https://host.example/{NAME}.zarr?SECRET"}, "/list.csv")
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_product_that_one_asset_names_without_a_signature_is_taken() -> None:
+    item = eopf_item(NAME, "https://host.example/p.zarr")
+    item["assets"] = {"a": {"href": "https://host.example/p.zarr/a?SECRET"}, "b": {"href": "https://host.example/p.zarr/b"}}
+    assert entry_of_item(item, "/items.json", embedded=True).href == "https://host.example/p.zarr"
+
+
+def test_a_link_that_is_no_address_breaks_nothing() -> None:
+    item = eopf_item(NAME, "https://host.example/p.zarr")
+    item["links"] = [{"rel": "self", "href": "https://[bad/a?SECRET"}]
+    assert entry_of_item(item, "/items.json", embedded=True).item_href == "https://[bad/a"
+
+
+def test_a_log_hides_what_a_library_says_by_itself(tmp_path: Path) -> None:
+    with logging_to(tmp_path / "log"):
+        logging.getLogger("urllib3").warning("Retrying after %s: %s", "no answer", "/items.json?key=SECRET")
+    assert (tmp_path / "log").read_text() == "Retrying after no answer: /items.json?***\n"
 
 
 def test_a_log_hides_what_a_library_says(tmp_path: Path) -> None:

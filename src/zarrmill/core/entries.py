@@ -8,7 +8,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isfinite
@@ -17,7 +17,7 @@ from urllib.parse import urljoin, urlsplit
 from pydantic import TypeAdapter, ValidationError
 
 from zarrmill.config import Name
-from zarrmill.errors import SourceError, hidden
+from zarrmill.errors import SourceError, has_user
 from zarrmill.model import Json
 
 Bbox = tuple[float, float, float, float]
@@ -30,6 +30,7 @@ SCHEMES = ("", "file", "http", "https", "s3")
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _ROOT = re.compile(r"^[^?#]*?\.zarr(?=/|\?|#|$)")
+_QUERY = re.compile(r"\?[^#]*")
 _SENSED = re.compile(r"(?<=_)\d{8}T\d{6}(?=_|$)")
 _LEGACY_TYPES = (
     (re.compile(r"^S2[A-Z]_MSIL2A_"), "S02MSIL2A"),
@@ -58,7 +59,7 @@ class Entry:
     href: str
     """Root of the source store."""
     item_href: str
-    """Address of the source item; empty for a list of hrefs."""
+    """Address of the source item without its query; empty for a list of hrefs."""
     cloud_cover: float | None
     """Percent; None when not stated."""
     bbox: Bbox | None
@@ -66,7 +67,8 @@ class Entry:
     stable: str
     """sha256 over the item's stable fields, which do not change when an archive is stamped anew."""
     packed: bytes
-    """The item as compressed canonical JSON (a tenth of its size as a dict); empty for a list of hrefs."""
+    """The item as compressed canonical JSON (a tenth of its size as a dict), hrefs without their queries; empty for a list of
+    hrefs."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -80,7 +82,7 @@ class Entry:
 
     @property
     def item(self) -> Mapping[str, Json]:
-        """The item as the catalogue served it; empty for a list of hrefs."""
+        """The item as the catalogue served it, but for queries of hrefs; empty for a list of hrefs."""
         return unpacked(self.packed)
 
 
@@ -91,11 +93,12 @@ def unpacked(data: bytes) -> Mapping[str, Json]:
 
 
 def public_address(address: str) -> str:
-    """Return an address without user, password and query."""
+    """Return an address without user, password, query and fragment; a local path stays as it is."""
     if "://" not in address:
         return address
-    parts = urlsplit(address)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    scheme, separator, rest = re.split(r"[?#]", address, maxsplit=1)[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
 
 
 def label(value: Json) -> str:
@@ -119,7 +122,9 @@ def entry_of_item(item: Mapping[str, Json], address: str, *, embedded: bool, col
     base = _location(item, address) if embedded else address
     href = _resolved(base, _root_href(assets, place), place)
     try:
-        text = json.dumps(item, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        text = json.dumps(
+            _without_queries(item), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        ).encode()
     except ValueError as error:
         raise SourceError(f"{place}: the item is not strict JSON ({error}); report it to the provider", kind="item") from None
     _check_open(f"{base} {href} {text.decode()}", place)
@@ -129,7 +134,7 @@ def entry_of_item(item: Mapping[str, Json], address: str, *, embedded: bool, col
         acquired=_acquired(_stated(properties, "datetime") or _stated(properties, "start_datetime"), place),
         product_type=_stated(properties, "product:type") or type_of_name(product_id),
         href=href,
-        item_href=base,
+        item_href=public_address(base),
         cloud_cover=_number(properties.get("eo:cloud_cover")),
         bbox=_bbox(item.get("bbox"), place),
         stable=_stable(group, product_id, href, properties, assets),
@@ -162,6 +167,7 @@ def entry_of_row(row: Mapping[str, str], address: str) -> Entry:
         )
         raise SourceError(message, kind="item")
     group = _name(collection, "collection")
+    _check_unsigned([row["href"]], product_id)
     href = _resolved(address, root.group(), product_id)
     _check_open(href, product_id)
     sensed = _SENSED.search(product_id)
@@ -202,11 +208,34 @@ def _name(value: Json, what: str) -> str:
 
 def _check_open(text: str, place: str) -> None:
     """Raise SourceError when an address in ``text`` holds a user or password: it would be copied into manifest and records."""
-    if hidden(text) != text:
+    if has_user(text):
         message = (
             f"{place}: an address holds a user or password, which would be copied into records; take it out of the catalogue"
         )
         raise SourceError(message, kind="item")
+
+
+def _check_unsigned(hrefs: Sequence[str], place: str) -> None:
+    """Raise SourceError when every address of a product has a query: it is secret, and without it the host would refuse."""
+    if all("?" in href for href in hrefs):
+        found = label(hrefs[0].partition("?")[0])
+        message = (
+            f"{place}: signed addresses are not supported, and {found} has a query; list the product by an address without one: "
+            "public, of a bucket (s3://, keys in the environment) or of a local copy"
+        )
+        raise SourceError(message, kind="item")
+
+
+def _without_queries(value: Json) -> Json:
+    """Return a document whose hrefs have no query, where signatures are; records and published items are made of it."""
+    if isinstance(value, list):
+        return [_without_queries(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _QUERY.sub("", one) if key == "href" and isinstance(one, str) else _without_queries(one)
+        for key, one in value.items()
+    }
 
 
 def _mapping(value: Json, place: str, what: str) -> Mapping[str, Json]:
@@ -266,18 +295,20 @@ def _location(item: Mapping[str, Json], address: str) -> str:
 
 def _root_href(assets: Mapping[str, Json], place: str) -> str:
     roots: dict[str, str] = {}
+    hrefs: dict[str, str] = {}
     for key, asset in assets.items():
         href = asset.get("href") if isinstance(asset, dict) else None
-        match = _ROOT.match(href) if isinstance(href, str) else None
-        if match:
-            roots[key] = match.group()
+        if isinstance(href, str) and (match := _ROOT.match(href)):
+            roots[key], hrefs[key] = match.group(), href
     if "product" in roots:
+        _check_unsigned([hrefs["product"]], place)
         return roots["product"]
     found = sorted(set(roots.values()))
     if len(found) != 1:
         what = f"{len(found)} stores: {', '.join(found)}" if found else "none"
         message = f"{place}: assets lead to {what}; expected one Zarr store ('.zarr' in an href, best under the key 'product')"
         raise SourceError(message, kind="item")
+    _check_unsigned(list(hrefs.values()), place)
     return found[0]
 
 

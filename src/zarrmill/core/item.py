@@ -74,7 +74,7 @@ class ItemInputs:
 
     receipt: ConvertReceipt
     source_item: Mapping[str, Json]
-    """As the catalogue served it; empty for a plain list of hrefs."""
+    """As the catalogue served it, hrefs without queries; empty for a plain list of hrefs."""
     nodes: Nodes
     """Metadata of the store."""
     root_file: File

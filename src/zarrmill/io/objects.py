@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
-from zarrmill.errors import SourceError, hidden
+from zarrmill.errors import SourceError, has_user, hidden
 from zarrmill.io import bucket as buckets
 from zarrmill.io.places import breaks_off, whole
 
@@ -55,7 +55,7 @@ class Objects:
 
         if self.local is not None:
             return LocalStore(self.local)
-        if hidden(self.href) != self.href:
+        if has_user(self.href):
             raise SourceError(f"{self.href}: an address must not hold a user or password; take them out", kind="item")
         scheme = urlsplit(self.href).scheme
         if scheme in ("http", "https"):

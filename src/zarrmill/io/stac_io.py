@@ -1,6 +1,7 @@
 """Reading STAC documents over http: timeouts, bounded retries, paging to the very end, and our errors."""
 
 import json
+import logging
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urljoin
@@ -13,6 +14,7 @@ from tenacity import RetryCallState, Retrying, stop_after_attempt, wait_random_e
 from urllib3 import Retry
 
 from zarrmill.errors import CatalogError, UnknownStateError
+from zarrmill.io.logs import hides
 from zarrmill.model import Json
 
 CONNECT_S = 15.0
@@ -49,6 +51,7 @@ class StacHttp(StacApiIO):
         )
         super().__init__(timeout=(min(CONNECT_S, timeout_s), timeout_s), max_retries=retry)
         self._attempts = retries + 1
+        logging.getLogger("urllib3.connectionpool").addFilter(hides)  # it warns of each retry, with the address
 
     def close(self) -> None:
         """Give back the connections."""

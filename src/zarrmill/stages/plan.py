@@ -246,7 +246,9 @@ def _key(listed: Listed) -> tuple[str, str]:
     if listed.row:
         collection, product_id = key_of_row(listed.row)
         return label(collection), label(product_id)
-    return label(listed.item.get("collection") or listed.collection), label(listed.item.get("id") or Path(listed.address).stem)
+    return label(listed.item.get("collection") or listed.collection), label(
+        listed.item.get("id") or Path(public_address(listed.address)).stem
+    )
 
 
 def _entry(listed: Listed) -> Entry:
