@@ -21,6 +21,7 @@ from zarrmill.io.lock import RunLock
 from zarrmill.io.places import write_error
 from zarrmill.io.process import keep_memory, spare_collector, tell
 from zarrmill.io.state import State
+from zarrmill.io.streams import keep_streams
 from zarrmill.model import ValidationReport
 
 bucket_app = typer.Typer(no_args_is_help=True, help="Buckets of state and stores: what they should be like, and making them so.")
@@ -34,10 +35,17 @@ app.add_typer(cli_runs.app)
 
 
 def main() -> None:
-    """Run the command line; errors of ours end in one line and their exit code, never in a traceback."""
+    """Run the command line; errors of ours end in one line and their exit code, never in a traceback.
+
+    A stdout that is lost ends nothing: see ``zarrmill.io.streams``.
+    """
     spare_collector()
+    stdout = keep_streams()
     try:
         app()
+    except SystemExit as end:
+        sys.stdout.flush()
+        sys.exit(stdout.exit_code(end.code))
     except ZarrmillError as error:
         tell(str(error))
         sys.exit(exit_code_of(error))
@@ -62,9 +70,11 @@ def run_plan(
     bucket.use(settings.s3)
     guard(settings)
     result = plan(settings, load_recipes(settings), stores_gone=stores_gone)
-    print_plan(result, Console())
-    check()
-    write_plan(result, State.of(settings))
+    try:
+        check()
+        write_plan(result, State.of(settings))
+    finally:
+        print_plan(result, Console())
     return result.exit_code_of_known if partial else result.exit_code
 
 
