@@ -18,6 +18,7 @@ from zarrmill.errors import EXIT_BOUND, EXIT_CONFIG, EXIT_FAILED, EXIT_NOTHING, 
 from zarrmill.io import removal
 from zarrmill.io.journal import Journal
 from zarrmill.io.lease import Lease
+from zarrmill.io.state import PRODUCT_STAGES
 from zarrmill.runs.audit import audit
 from zarrmill.runs.clean import candidates, remove
 
@@ -80,6 +81,37 @@ def test_each_kind_is_found_and_only_what_belongs_to_no_run_is_removed(work: Wor
     left = {path.name for path in first.parent.iterdir()}
     assert left == {first.name, second.name, alone.name} | {path.name for path in first.parent.glob(f"{second.name}.journal")}
     assert (first / "zarr.json").exists()
+
+
+@pytest.mark.parametrize("stage", [*PRODUCT_STAGES, "root"])
+def test_an_empty_target_or_root_is_no_target_and_is_made_again(work: Workspace, stage: str) -> None:
+    product, other = work.products
+    target = work.store(product) / "zarr.json" if stage == "root" else Path(work.state.target(stage, product))
+    before = json.loads(target.read_text())
+    target.write_text("")
+    told = work.zarrmill("audit")
+    assert told.returncode == EXIT_FAILED
+    assert f"1 {'missing' if stage == 'root' else 'damaged'}: " in told.stdout, told.stdout
+    assert work.zarrmill("status").stdout.startswith("2/2 ok" if stage == "root" else "1/2 ok")
+    (row,) = (row for row in work.plan()["products"] if row["class"] != "up to date")
+    assert (row["product_id"], row["class"]) == (product.product_id, "missing")
+    work.snakemake()
+    assert json.loads(target.read_text()).keys() == before.keys()
+    assert work.zarrmill("status").stdout.startswith("2/2 ok")
+    assert work.zarrmill("audit").returncode == EXIT_OK
+    assert (work.store(other) / "zarr.json").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "null", '{"schema": "other"}', "\udcff"])
+def test_what_cannot_be_read_is_told_and_still_names_its_store(work: Workspace, text: str) -> None:
+    targets = [Path(work.state.target(stage, work.products[0])) for stage in PRODUCT_STAGES]
+    for target in targets:
+        target.write_bytes(text.encode(errors="surrogateescape"))
+    told = work.zarrmill("audit")
+    assert (told.returncode, "2 sealed stores, 2 receipts" in told.stdout) == (EXIT_FAILED, True), told.stdout + told.stderr
+    assert "3 damaged: a receipt, report or item that cannot be read: remove it" in told.stdout
+    assert all(target.name in told.stdout for target in targets)
+    assert "orphan" not in told.stdout
 
 
 def test_a_run_that_would_keep_its_state_among_the_stores_is_refused(work: Workspace) -> None:

@@ -569,12 +569,14 @@ def test_collection_and_catalogue_pass_their_schemas(tmp_path: Path) -> None:
         assert (check.faults, check.unchecked) == ((), ())
 
 
-def test_item_file_that_is_not_json_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["", "{", "null", "[1]", "{}", "\x00\udcff"])
+def test_item_file_that_is_no_item_is_named_with_the_cure(tmp_path: Path, text: str) -> None:
     cases = two_products(tmp_path)
     path = cases[0].state.target("stac", cases[0].product)
-    path.write_text("{")
-    with pytest.raises(ConformanceError, match=cases[0].product.name):
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ConformanceError, match=r"not a STAC item .*; remove it, run the workflow again") as caught:
         catalogue(cases)
+    assert caught.value.message.startswith(str(path))
 
 
 def test_collection_without_recipe_is_a_configuration_error(tmp_path: Path) -> None:

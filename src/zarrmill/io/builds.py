@@ -39,7 +39,7 @@ class Builds:
 
 
 def read_builds(state: State, listing: Listing, collections: Iterable[str]) -> Builds:
-    """Look at every target of ``collections``.
+    """Look at every target of ``collections``; one that holds nothing was never made.
 
     Raises: UnknownStateError: a folder of the state cannot be read.
     """
@@ -97,12 +97,23 @@ def drop_receipts(state: State, product: Product) -> None:
         state.target(stage, product).unlink()
 
 
+def drop_empty(state: State, listing: Listing, product: Product) -> None:
+    """Remove the targets of one product that hold nothing, as a crash or a full disk leaves them: Snakemake takes them for made.
+
+    Raises: UnknownStateError: they cannot be listed; StoreError: one cannot be removed.
+    """
+    for place in (state.target(stage, product) for stage in PRODUCT_STAGES):
+        if place.name in listing.files(place.parent) and not listing.get(place):
+            place.unlink()
+
+
 def _targets(listing: Listing, root: Place) -> Iterator[tuple[str, str, str]]:
     """Yield day, stage and file name of every target of one collection."""
     for day in listing.folders(root):
         for stage in PRODUCT_STAGES:
-            for name in listing.files(root / day / stage):
-                yield day, stage, name
+            for name, facts in listing.files(root / day / stage).items():
+                if facts.size:
+                    yield day, stage, name
 
 
 def _gone(plan_json: Place) -> frozenset[tuple[str, str, str]]:

@@ -49,8 +49,12 @@ class Listing:
         return sorted(self._folders.get(key, ()))
 
     def get(self, place: Place) -> Found | None:
-        """Return what is known of one object; None when it is not there. Raises: as ``files``."""
-        return self.files(place.parent).get(place.name)
+        """Return what is known of one object; None when it is not there, or holds nothing: no file of ours is empty.
+
+        Raises: as ``files``.
+        """
+        found = self.files(place.parent).get(place.name)
+        return found if found is not None and found.size else None
 
     def holds(self, place: Place, data: bytes) -> bool:
         """Return whether the object certainly holds ``data``, in a bucket without reading it.

@@ -89,8 +89,9 @@ class StoreWriter:
         self._sealed: dict[str, Written] = {}
 
     def is_sealed(self) -> bool:
-        """Return whether the store is a product: its root ``zarr.json`` is there."""
-        return (self.path / "zarr.json").exists()
+        """Return whether the store is a product: its root ``zarr.json`` is there, and holds something."""
+        root = self.path / "zarr.json"
+        return root.exists() and root.stat().st_size > 0
 
     @contextmanager
     def locked(self, wait_s: float = 600.0) -> Iterator[None]:

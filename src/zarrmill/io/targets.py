@@ -97,7 +97,7 @@ def keep_bucket(state: State) -> None:
 
 
 class _Listed:
-    """Which targets there are, from listings alone."""
+    """Which targets there are, from listings alone; one that holds nothing is to be made."""
 
     def __init__(self, plugin: ModuleType, state: State, collections: Iterable[str] | None) -> None:
         self._mtime: Any = plugin.Mtime  # where the plugin itself has it from
@@ -112,7 +112,7 @@ class _Listed:
             places = [(state.root / name, facts) for name, facts in listing.files(state.root).items()]
             for folder in sorted(self._folders.intersection(listing.folders(state.root))):
                 places += listing.below(state.root / folder)
-            self._found = {place.key_in(state.root): facts for place, facts in places}
+            self._found = {place.key_in(state.root): facts for place, facts in places if facts.size}
 
     def parent(self, wanted: "_Mended") -> str | None:
         """Return what stands for everything that was listed; None for an object that was not."""

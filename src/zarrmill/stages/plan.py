@@ -27,12 +27,12 @@ from zarrmill.core.estimate import Estimate, estimate, read_tree
 from zarrmill.core.planned import PlanResult, Row, in_order
 from zarrmill.core.planning import STORE_GONE, TO_DO, Facts, PlanClass, classify, distinct, entry_skip, key_skip, ordered
 from zarrmill.errors import ConfigError, SourceError, UnknownStateError
-from zarrmill.io.builds import Builds, drop_receipts, latest_failure, older_build, read_builds
+from zarrmill.io.builds import Builds, drop_empty, drop_receipts, latest_failure, older_build, read_builds
 from zarrmill.io.catalog import Listed, read_catalogue
 from zarrmill.io.listing import Listing
 from zarrmill.io.logs import logger
 from zarrmill.io.manifest import by_key, read_manifest, write_manifest
-from zarrmill.io.objects import Objects
+from zarrmill.io.objects import MissingObjectError, Objects
 from zarrmill.io.places import together
 from zarrmill.io.record import dumps, record_text
 from zarrmill.io.source import read_metadata
@@ -139,7 +139,7 @@ def count_days(settings: Settings, recipes: Mapping[str, Recipe], *, now: dateti
 
 
 def write_plan(result: PlanResult, state: State) -> None:
-    """Write records, ``plan.json``, ``plan.html`` and at last the manifest; drop receipts whose store is gone.
+    """Write records, ``plan.json``, ``plan.html`` and at last the manifest; drop receipts whose store is gone, and empty targets.
 
     Files whose content would be the same are left alone, so that nothing depending on them runs again.
     Raises: UnknownStateError: nothing at all could be told, an older manifest stays; CapacityError, StoreError: disk full or
@@ -157,6 +157,8 @@ def write_plan(result: PlanResult, state: State) -> None:
     state.plan_html.write_changed(_html(result).encode())
     for product in result.gone:
         drop_receipts(state, product)
+    for product in result.products:
+        drop_empty(state, listing, product)
     write_manifest(result.manifest, state.manifest)
 
 
@@ -172,6 +174,7 @@ def merge_plan(result: PlanResult, products: Sequence[Product], state: State) ->
         _write_record(state, listing, PlanRecord(product, result.item(product)))
         if product in result.gone:
             drop_receipts(state, product)
+        drop_empty(state, listing, product)
     write_manifest(rows, state.manifest)
 
 
@@ -412,11 +415,18 @@ def _row(one: _Known, facts: Facts) -> Row:
 
 
 def _store_asker(settings: Settings) -> Callable[[_Known], bool]:
-    """Return what tells whether a product's store is sealed; a store root that was never made holds none."""
+    """Return what tells whether a product's store is sealed: its root holds something. One that was never made holds none."""
     objects = _root(settings)
     if objects.local is not None and not objects.local.exists():
         return lambda one: False
-    return lambda one: objects.exists(f"{one.product.store_path}/zarr.json")
+
+    def sealed(one: _Known) -> bool:
+        try:
+            return objects.size(f"{one.product.store_path}/zarr.json") > 0
+        except MissingObjectError:
+            return False
+
+    return sealed
 
 
 def _root(settings: Settings) -> Objects:

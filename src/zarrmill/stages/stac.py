@@ -131,12 +131,19 @@ def build_catalog(
 
 
 def _item(state: State, product: Product) -> Json:
-    """Return the item of one product; None when it has none."""
+    """Return the item of one product; None when it has none. Raises: ConformanceError: it is damaged."""
     place = state.target("stac", product)
     try:
-        return _parse(place.read_bytes(), str(place))
+        item = json.loads(place.read_bytes())
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        item, found = None, str(error)
+    else:
+        found = f"a JSON {type(item).__name__} without a collection"
+    if not isinstance(item, dict) or not isinstance(item.get("collection"), str):
+        raise ConformanceError(f"{place}: not a STAC item ({found}); remove it, run the workflow again", kind="item")
+    return item
 
 
 def _gate(record: PlanRecord, receipt: ConvertReceipt, report: ValidationReport, recipe: Recipe) -> None:
