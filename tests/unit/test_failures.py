@@ -142,6 +142,19 @@ def test_record_of_the_older_schema_is_still_read(run: FakeRun) -> None:
         read_record(FailureRecord, failure.place)
 
 
+@pytest.mark.parametrize("text", ["[1]", "null", '"x"', "3", "", "{", "{}"])
+def test_a_record_that_is_none_is_named_with_the_cure_and_the_report_tells_it(run: FakeRun, text: str) -> None:
+    place = Failures(run.state).of(run.with_outcome("failed")[0])[-1].place
+    place.write_text(text)
+    for verb in ("failures", "replay"):
+        result = CliRunner().invoke(app, [verb])
+        assert isinstance(result.exception, ConfigError), result.exception
+        assert result.exception.message.startswith(f"{place}: ")
+        assert "remove it" in result.exception.message
+    assert told("report")[0] == EXIT_OK
+    assert place.name in Path(run.state.report).read_text()
+
+
 def test_a_success_and_an_older_failure_are_left_out(run: FakeRun) -> None:
     failed = run.with_outcome("failed")
     write_ok(run.state, failed[0], 2, thumbnail=False)

@@ -59,12 +59,14 @@ def parse_record[R](kind: type[R], data: bytes, place: str) -> R:
     Raises: ConfigError: it is not JSON, or holds another schema.
     """
     try:
-        body: dict[str, Any] = json.loads(data)
+        body: Any = json.loads(data)  # whatever is in the file
+        if not isinstance(body, dict):
+            raise TypeError(f"a JSON {type(body).__name__}")
         schema = body.pop("schema", None)
         if schema not in (SCHEMAS[kind], *READ_TOO.get(kind, ())):
             raise ConfigError(f"{place}: schema {schema!r}, expected {SCHEMAS[kind]!r}; remove it, plan again", kind="manifest")
         return _adapter(kind).validate_python(body)
-    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError, AttributeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError, TypeError) as error:
         found = " ".join(str(error).split())[:300]
         message = f"{place}: not a {SCHEMAS[kind]} record ({found}); remove it, run `plan` again, then the workflow"
         raise ConfigError(message, kind="manifest") from error

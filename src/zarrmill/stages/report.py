@@ -223,7 +223,7 @@ class _Reader:
                 yield self.state.root / collection / day / stage
 
     def _record[R](self, kind: type[R], place: Place, complaints: list[Unreadable]) -> R | None:
-        if self.listing.get(place) is None:
+        if place.name not in self.listing.files(place.parent):
             return None
         try:
             return read_record(kind, place)
@@ -232,7 +232,7 @@ class _Reader:
             return None
 
     def _json(self, place: Place, complaints: list[Unreadable]) -> Json:
-        if self.listing.get(place) is None:
+        if place.name not in self.listing.files(place.parent):
             return None
         try:
             return json.loads(place.read_bytes())
