@@ -226,19 +226,16 @@ def failures(
 @exits
 def summary(run: RunArgument = None, config: ConfigOption = DEFAULT_CONFIG) -> int:
     """Tell how a run or backfill went, where its report is, and how to open a store. The exit code is that of the run."""
-    import json
-
     from zarrmill.io.manifest import read_manifest
+    from zarrmill.runs.summary import read_summary
 
     settings = configured(config, run)
     state = State.of(settings)
-    if not state.summary.exists():
-        raise ConfigError(f"{state.summary} is not there yet; run the workflow first", kind="usage")
-    told = json.loads(state.summary.read_text())
-    print(told["measured"]["story"])
+    told = read_summary(settings)
+    print(told.story)
     print(f"\nReport: {state.report.local.resolve() if state.report.local else state.report}")
-    for step in told.get("next", []):
-        print(f"{step['text']} {step['command']}".rstrip())
+    for step in told.steps:
+        print(step)
     manifest = read_manifest(state.manifest) if state.manifest.exists() else ()
     built = next((p for p in manifest if state.target("stac", p).exists()), None)
     if built:
@@ -246,7 +243,7 @@ def summary(run: RunArgument = None, config: ConfigOption = DEFAULT_CONFIG) -> i
         print("\nOpen a store:\n    import xarray as xr")
         print(f'    tree = xr.open_datatree("{store}", engine="zarr")')
         print('    tree["measurements/reflectance/r60m"].b04.plot.imshow(robust=True)')
-    return int(told["exit_code"])
+    return told.exit_code
 
 
 @app.command()

@@ -14,7 +14,7 @@ from zarrmill.io.places import place_of
 from zarrmill.io.record import dumps
 from zarrmill.io.state import State
 from zarrmill.runs.cuts import Cuts, cuts_of, document, read_cuts, run_name
-from zarrmill.runs.summary import Ended, write_summary
+from zarrmill.runs.summary import Ended, read_summary, write_summary
 from zarrmill.stages.report import report
 
 CONFIG = Path("config/config.yaml")
@@ -65,6 +65,18 @@ def test_the_report_is_written_anew_and_keeps_what_the_driver_said(backfill: Set
     told = json.loads(State.of(backfill).summary.read_text())
     assert (told["exit_code"], told["reason"], told["command"]) == (EXIT_BOUND, "stopped", "again")
     assert len(told["measured"]["slowest"]) == 5, "what other drivers measured stays"
+
+
+@pytest.mark.parametrize("data", [b"", b'{"exit_code": 0, "mea', b"\xff\xfe\x00", b"null", b"{}", b"[1]", b'{"next": 3}'])
+def test_a_damaged_summary_is_named_with_the_cure_which_works(backfill: Settings, data: bytes) -> None:
+    with pytest.raises(ConfigError, match="is not there yet; run the workflow first"):
+        read_summary(backfill)
+    State.of(backfill).summary.write_bytes(data)
+    with pytest.raises(ConfigError, match=r"b/summary.json: not a summary .*; write it anew with `zarrmill report b`"):
+        read_summary(backfill)
+    write_summary(backfill, CONFIG)
+    told = read_summary(backfill)
+    assert (told.exit_code, told.story.startswith("Backfill b"), len(told.steps)) == (EXIT_FAILED, True, 2)
 
 
 def test_a_reason_is_forgotten_when_everything_is_done(backfill: Settings) -> None:

@@ -63,6 +63,35 @@ class Ended:
     """Runs that it worked on."""
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a summary tells people, of a run or a backfill."""
+
+    exit_code: int
+    story: str
+    """How it went."""
+    steps: tuple[str, ...]
+    """What to do next, with commands."""
+
+
+def read_summary(settings: Settings) -> Told:
+    """Return what the summary of a run or backfill tells.
+
+    Raises: ConfigError: there is none yet, or it is damaged; UnknownStateError: it cannot be read.
+    """
+    place = State.of(settings).summary
+    try:
+        body = json.loads(place.read_bytes())
+        steps = tuple(f"{step['text']} {step['command']}".rstrip() for step in body.get("next", ()))
+        return Told(int(body["exit_code"]), str(body["measured"]["story"]), steps)
+    except FileNotFoundError:
+        raise ConfigError(f"{place} is not there yet; run the workflow first", kind="usage") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        found = f"{type(error).__name__}: {error}"[:200]
+        text = f"{place}: not a summary ({found}); write it anew with `zarrmill report {settings.run}`"
+        raise ConfigError(text, kind="usage") from error
+
+
 def write_summary(settings: Settings, config: Path, ended: Ended | None = None, *, now: datetime | None = None) -> Place:
     """Write summary and page of a backfill and return the place of the page.
 
