@@ -94,6 +94,15 @@ def test_a_sample_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path) -> 
     assert done.exception.message.startswith(f"{tmp_path}/file"), done.exception.message
 
 
+@pytest.mark.parametrize(("kind", "days"), [("s2", "100000"), ("grd", "2"), ("all", "9999999999999"), ("s2", "99" * 20)])
+def test_a_sample_beyond_the_calendar_is_an_error_of_usage(tmp_path: Path, kind: str, days: str) -> None:
+    words = ["sample", str(tmp_path / "made"), "--days", days, "--start", "9999-12-31", "--kind", kind]
+    result = CliRunner().invoke(app, words)
+    assert isinstance(result.exception, ConfigError), result.exception
+    assert f"{days} days from 9999-12-31 go beyond 9999-12-31" in result.exception.message
+    assert not (tmp_path / "made").exists()
+
+
 def test_no_help_has_what_markdown_would_drop() -> None:
     from typer.main import get_command
 

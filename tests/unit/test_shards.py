@@ -23,6 +23,12 @@ def test_every_day_is_in_one_shard_and_only_single_days_exceed_the_size(counts: 
         assert shard.n_listed <= n_products or len(busy) == 1
 
 
+def test_the_whole_calendar_is_covered() -> None:
+    newest, oldest = cut({date.max: 1, FIRST: 1}, date.min, date.max, 1)
+    assert newest.datetime == "2024-12-31/9999-12-31"
+    assert oldest.datetime == "0001-01-01/2024-12-30"
+
+
 @pytest.mark.parametrize("n_products", [1, 500])
 def test_days_without_products_make_one_shard(n_products: int) -> None:
     (shard,) = cut({}, FIRST, FIRST + timedelta(30), n_products)

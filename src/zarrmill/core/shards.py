@@ -28,13 +28,12 @@ def cut(counts: Mapping[date, int], first: date, last: date, n_products: int) ->
     """
     shards: list[Shard] = []
     end, n = last, 0
-    day = last
-    while day >= first:
+    for back in range((last - first).days + 1):
+        day = last - timedelta(back)
         here = counts.get(day, 0)
         if n and n + here > n_products:
             shards.append(Shard(day + timedelta(1), end, n))
             end, n = day, 0
         n += here
-        day -= timedelta(1)
     shards.append(Shard(first, end, n))
     return tuple(shards)

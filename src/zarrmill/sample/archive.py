@@ -35,6 +35,8 @@ _LOOKS: tuple[tuple[str, int, SwathEdge, float, float], ...] = (
     ("S2A", 97, "southeast", 0.0, 0.97),
 )
 """By day, repeated: platform, relative orbit, swath edge, cloud fraction, brightness."""
+SPACING_S = 25
+"""Seconds between the radar products of a day; optical ones are closer."""
 _NULL_CLOUD_FROM = 6
 """Archives of at least so many products hold one item whose ``eo:cloud_cover`` is null, the last."""
 
@@ -58,6 +60,15 @@ def archive_specs(
         raise ConfigError(f"sample archive: {found}, expected at least 1 each; change the arguments")
     days = ((day, k) for day in range(n_days) for k in range(products_per_day))
     return tuple(_spec(day, k, start, size_px=size_px, layout=layout, pixels=pixels) for day, k in days)
+
+
+def _check_calendar(start: date, n_days: int, products_per_day: int) -> None:
+    """Raise ConfigError when an archive does not end before the year 10000."""
+    try:
+        start + timedelta(days=n_days, seconds=SPACING_S * products_per_day)
+    except OverflowError:
+        found = f"{n_days} days from {start}"
+        raise ConfigError(f"sample archive: {found} go beyond {date.max}; change the arguments", kind="usage") from None
 
 
 def _spec(day: int, k: int, start: date, *, size_px: int, layout: Layout, pixels: Pixels) -> SampleSpec:
@@ -94,7 +105,7 @@ def radar_specs(*, size_px: int, n_days: int, products_per_day: int, form: Form,
     return tuple(
         replace(
             first,
-            acquired=datetime.combine(start + timedelta(day), first.acquired.timetz()) + timedelta(seconds=25 * k),
+            acquired=datetime.combine(start + timedelta(day), first.acquired.timetz()) + timedelta(seconds=SPACING_S * k),
             centre=(longitude, latitude + along * k),
             seed=day * products_per_day + k,
         )
@@ -118,8 +129,9 @@ def build_archive(
     """Build products and catalogue under ``root`` and return the path of ``items.json``.
 
     ``layout`` and ``pixels`` are for Sentinel-2, ``form`` is for Sentinel-1; ``all`` has ``products_per_day`` of each.
-    Raises: ConfigError: see ``archive_specs``, ``radar_specs`` and ``build_product``.
+    Raises: ConfigError: the days go beyond the calendar; see ``archive_specs``, ``radar_specs`` and ``build_product``.
     """
+    _check_calendar(start, n_days, products_per_day)
     numbers = {"size_px": size_px, "n_days": n_days, "products_per_day": products_per_day}
     specs: Specs = ()
     if kind != "grd":
