@@ -15,7 +15,7 @@ import typer
 from zarrmill import __version__, cli_runs
 from zarrmill.cli_common import DEFAULT_CONFIG, ConfigOption, RunArgument, RunOption, configured, exits
 from zarrmill.config import Recipe, Settings, load_recipes
-from zarrmill.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ConfigError, ZarrmillError, exit_code_of
+from zarrmill.errors import EXIT_FAILED, EXIT_OK, ConfigError, ZarrmillError, exit_code_of
 from zarrmill.io import bucket
 from zarrmill.io.lock import RunLock
 from zarrmill.io.places import write_error
@@ -49,9 +49,6 @@ def main() -> None:
     except ZarrmillError as error:
         tell(str(error))
         sys.exit(exit_code_of(error))
-    except KeyboardInterrupt:
-        tell("interrupted; run the same command again to go on")
-        sys.exit(EXIT_INTERRUPTED)
 
 
 def run_plan(
@@ -112,7 +109,7 @@ def plan(
     A run that a driver works on is left alone: the exit code is 6, and the driver is named.
     """
     settings = configured(config, run, datetime=dates, limit=limit, order=order, max_cost_eur=max_cost)
-    with RunLock(State.of(settings).root).held() as lock:
+    with cli_runs.terminated_as_interrupted(), RunLock(State.of(settings).root).held() as lock:
         return run_plan(settings, lock.check, partial=partial, stores_gone=stores_gone)
 
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from zarrmill.config import Settings, load_settings, parse_settings
-from zarrmill.errors import EXIT_OK, ConfigError
+from zarrmill.errors import EXIT_INTERRUPTED, EXIT_OK, ConfigError
 from zarrmill.io import bucket
+from zarrmill.io.process import tell
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration of the run.")]
 RunOption = Annotated[str | None, typer.Option("--run", help="Instead of the run of the configuration.")]
@@ -31,11 +32,15 @@ def parse_duration(text: str, option: str) -> float:
 
 
 def exits(verb: Callable[..., int]) -> Callable[..., None]:
-    """Turn a verb's returned code into the exit code of the process."""
+    """Turn a verb's returned code into the exit code of the process; an interruption, of which typer says nothing, is told."""
 
     @wraps(verb)
     def run(*args: Any, **kwargs: Any) -> None:
-        code = verb(*args, **kwargs)
+        try:
+            code = verb(*args, **kwargs)
+        except KeyboardInterrupt:
+            tell("interrupted; run the same command again to go on")
+            code = EXIT_INTERRUPTED
         if code != EXIT_OK:
             raise typer.Exit(code)
 

@@ -102,6 +102,9 @@ def backfill(
         configured(config, max_cost_eur=max_cost)  # refuses what gives no cost
         load_prices(base)
     order = "oldest" if oldest_first else None
+    command = Command(config, profile, snakefile, order=order)
+    if not dry_run:
+        command.check()
     chosen = name or (f"{base.run}-forward" if forward else f"{base.run}-{begin:%Y%m%d}-{end:%Y%m%d}")
     settings = configured(config, chosen, datetime=f"{begin}/{end}", order=order)
     if forward:
@@ -119,9 +122,8 @@ def backfill(
     again = command_that_goes_on(sys.argv[1:], end, moves=forward)
     print(f"to go on after an end of any kind: {again}")
     print(f"where it stands: zarrmill status {settings.run} --config {config}", flush=True)
-    command = Command(config, profile, snakefile, order=order)
     tried = driver.Canary(canary, bool(shard_index), session)
-    with _terminated_as_interrupted():
+    with terminated_as_interrupted():
         told = driver.backfill(
             settings, asked, command, bounds, n_at_once=shards, canary=tried, show=_Line(), say=partial(print, flush=True)
         )
@@ -156,11 +158,13 @@ def replay(
 
     check_class(failure_class)
     moment = parse_since(since, datetime.now(UTC)) if since else None
+    command = Command(config, profile, snakefile)
     n, n_left, n_built, codes = 0, 0, 0, set()
     for name in runs_of(configured(config, run)):
         settings = configured(config, name)
         if execute:
             check_profile(settings, profile)
+            command.check()
         records = find_failures(settings, failure_class=failure_class, since=moment)
         if not records:
             continue
@@ -172,8 +176,8 @@ def replay(
         for line in again.left_out:
             print(f"{name}: left out: {line}")
         if execute and again.targets:
-            with _terminated_as_interrupted():
-                codes.add(run_snakemake(Command(config, profile, snakefile).targets(name, again.targets)))
+            with terminated_as_interrupted():
+                codes.add(run_snakemake(command.targets(name, again.targets)))
             n_unbuilt = len(unfinished(settings, again.products))
             n_left, n_built = n_left + n_unbuilt, n_built + len(again.products) - n_unbuilt
     if not n and not n_left:
@@ -369,7 +373,7 @@ class _Line:
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
+def terminated_as_interrupted() -> Iterator[None]:
     """Take SIGTERM, which ends pods, like Ctrl-C."""
     old = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -15,7 +15,7 @@ from zarrmill.core.excerpt import excerpt, secrets_of
 from zarrmill.errors import EXIT_FAILED, UNKNOWN_CODE, ConfigError, ConformanceError, ZarrmillError, hidden
 from zarrmill.io import bucket
 from zarrmill.io.failed import final_failure, keep_failure, tail_of
-from zarrmill.io.logs import hides, logger, structlog
+from zarrmill.io.logs import hides, logger, reset, structlog
 from zarrmill.io.measure import Meter
 from zarrmill.io.places import Place, place_of
 from zarrmill.io.process import keep_memory, spare_collector, tell
@@ -254,4 +254,4 @@ def logging_to(path: Path) -> Iterator[None]:
         finally:
             logging.getLogger().removeHandler(handler)
             structlog().contextvars.clear_contextvars()
-            structlog().reset_defaults()
+            reset()

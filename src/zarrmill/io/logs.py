@@ -13,7 +13,7 @@ _NOT_USED = "rich"
 
 @cache
 def structlog() -> Any:  # the module
-    """Return structlog."""
+    """Return structlog, which logs to stderr as long as nobody says otherwise: stdout is for what was asked for."""
     found = sys.modules.get(_NOT_USED)
     sys.modules[_NOT_USED] = None  # type: ignore[assignment]  # makes "import rich" fail; see the import system, "the module cache"
     try:
@@ -23,7 +23,22 @@ def structlog() -> Any:  # the module
             del sys.modules[_NOT_USED]
         else:
             sys.modules[_NOT_USED] = found
+    _to_stderr(structlog)
     return structlog
+
+
+def reset() -> None:
+    """Let events go to stderr again."""
+    structlog().reset_defaults()
+    _to_stderr(structlog())
+
+
+def _to_stderr(module: Any) -> None:  # the module
+    shown = module.dev.ConsoleRenderer(colors=sys.stderr is not None and sys.stderr.isatty())
+    module.configure(
+        processors=[*module.get_config()["processors"][:-1], shown],
+        logger_factory=lambda *_: module.PrintLogger(sys.stderr),
+    )
 
 
 def hides(record: logging.LogRecord) -> bool:

@@ -1,6 +1,7 @@
 """One shard of a backfill at work: the commands that plan and run it, its process, and where its state says it stands."""
 
 import json
+import os
 import subprocess
 import sys
 from collections import deque
@@ -42,6 +43,16 @@ class Command:
     """Folder on this machine for what Snakemake prints."""
     order: str | None = None
     """``newest`` or ``oldest`` first; None leaves it to the configuration."""
+
+    def check(self) -> None:
+        """Raise ConfigError when Snakefile or profile are nowhere where Snakemake looks; asked before anything is written."""
+        if self.snakefile and "://" not in self.snakefile and not Path(self.snakefile).is_file():
+            raise ConfigError(f"--snakefile {self.snakefile}: no such file; correct it", kind="usage")
+        folders = (Path("profiles"), Path(), *_config_folders())
+        if not any((folder / self.profile).exists() for folder in folders):
+            here = ", ".join(sorted(path.name for path in Path("profiles").glob("*/"))) or "none"
+            text = f"--profile {self.profile}: no such profile; those below ./profiles are: {here}"
+            raise ConfigError(f"{text}; correct it, or run from the folder of the project", kind="usage")
 
     def plan(self, run: str, shard: Shard, limit: int | None, max_cost_eur: float | None) -> list[str]:
         """Return the command that plans a shard, of at most ``limit`` products and so many EUR."""
@@ -205,6 +216,16 @@ class Part:
         if self.out is not None:
             self.out.close()
         self.process = self.out = None
+
+
+def _config_folders() -> list[Path]:
+    """Return where Snakemake looks for profiles by name, on Linux and macOS."""
+    xdg = (
+        os.environ.get("XDG_CONFIG_HOME") or "~/.config",
+        (os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(os.pathsep)[0],
+    )
+    apple = ("~/Library/Application Support", "/Library/Application Support")
+    return [Path(folder).expanduser() / "snakemake" for folder in (*xdg, *apple)]
 
 
 def _source(shard: Shard) -> list[str]:
