@@ -224,7 +224,8 @@ class Source(Model):
     timeout_s: float = Field(60.0, gt=0)
     """Time that a connection to a catalogue or a source may be silent."""
     retries: int = Field(4, ge=0, le=20)
-    """Further tries of a request that failed in a way that may pass."""
+    """Further tries of a request that failed in a way that may pass, with growing, random pauses: four last 6 to 12 seconds, six
+    26 to 52, each further one 10 to 20."""
     fetch: Literal["direct", "stage"] = "direct"
     """How pixels come here: ``direct`` reads each chunk from its host when it is needed, ``stage`` fetches the product once."""
     staging: Staging = Staging()

@@ -4,7 +4,9 @@ The table of ``docs/faults.md`` has one line for each test here.
 """
 
 import json
+import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partialmethod
 from pathlib import Path
@@ -29,6 +31,17 @@ from zarrmill.stages.convert import convert
 
 DATA = bytes(range(256)) * 8000
 BAND = "measurements/reflectance/r10m/b02"
+
+
+@contextmanager
+def running(timer):
+    """Let a timer run until the block ends."""
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 @pytest.fixture(params=["http", "http with tags", "s3"])
@@ -77,6 +90,26 @@ def test_what_passes_is_waited_for(place, rule):
     proxy.add(rule)
     read_in_every_way(Objects(href, timeout_s=2, retries=4))
     assert rule.n_met >= (rule.n or 1)
+
+
+def test_outage_of_seconds_is_survived_with_the_settings_that_are_the_default(place):
+    """obstore's own five tries are over after half a second, whatever ``Retry-After`` asks for."""
+    href, proxy, _ = place
+    if href.startswith("s3:"):
+        buckets.use(S3(endpoint_url=proxy.url))
+    proxy.add(Rule("answer", status=429, code="TooManyRequests", retry_after="2"))
+    with running(threading.Timer(3, proxy.clear)):
+        assert Objects(href).get("k") == DATA
+
+
+def test_without_retries_nothing_is_asked_again(place):
+    href, proxy, _ = place
+    proxy.add(slow_down())
+    for call in (lambda o: o.get("k"), lambda o: o.get_range("k", 0, 10), lambda o: o.stream("k"), lambda o: o.exists("k")):
+        proxy.requests = []
+        with pytest.raises(SourceError):
+            call(Objects(href, retries=0))
+        assert len(proxy.requests) == 1
 
 
 def test_slow_answer_may_take_longer_than_a_silent_one(place):

@@ -194,6 +194,27 @@ def test_an_outage_is_never_an_absence(s3_bucket: Bucket, proxied: Proxied, rule
     assert place.read_text() == "{}"
 
 
+def test_an_outage_of_seconds_is_survived_with_the_settings_that_are_the_default(s3_bucket: Bucket, proxied: Proxied) -> None:
+    place = place_of(s3_bucket.href("state/run/a.json"))
+    place.write_text("{}")
+    proxy = proxied(s3_bucket.url)
+    buckets.use(S3(endpoint_url=proxy.url))
+    asks: list[Callable[[], object]] = [
+        place.exists,
+        place.read_bytes,
+        lambda: Listing(place.parent).get(place),
+        lambda: place.write_text("{}"),
+    ]
+    proxy.add(Rule("answer", status=503, retry_after="2"))
+    timer = threading.Timer(3, proxy.clear)
+    timer.start()
+    try:
+        assert all(answer is not False for answer in together(lambda ask: ask(), asks, len(asks)))
+    finally:
+        timer.cancel()
+        timer.join()
+
+
 def test_a_state_that_cannot_be_asked_for_lack_of_credentials_is_unknown(
     s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

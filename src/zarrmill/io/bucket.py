@@ -113,7 +113,11 @@ def region(bucket: str) -> str:
 
 
 def object_store(bucket: str, prefix: str = "", *, timeout_s: float | None = None, retries: int | None = None) -> "S3Store":
-    """Return the obstore store for the keys below ``prefix``."""
+    """Return the obstore store for the keys below ``prefix``.
+
+    It asks again once and soon, so that one page does not cost a whole listing, nor one break a whole body; who uses it is
+    patient (``io.patience``).
+    """
     from obstore.store import S3Store
 
     place, url = _settings.of(bucket), endpoint_url(bucket)
@@ -126,7 +130,8 @@ def object_store(bucket: str, prefix: str = "", *, timeout_s: float | None = Non
         options["skip_signature"] = True
     else:
         options["credential_provider"] = _credentials(place.profile)
-    return S3Store(bucket, prefix=prefix or None, **options, **transport(timeout_s, retries))
+    tries = _settings.retries if retries is None else retries
+    return S3Store(bucket, prefix=prefix or None, **options, **transport(timeout_s, min(tries, 1)))
 
 
 def shared_store(bucket: str) -> "S3Store":
@@ -169,17 +174,16 @@ def server_time(answer: Mapping[str, Any]) -> float | None:  # an answer of boto
     return parsedate_to_datetime(date).timestamp() if date else None
 
 
-def transport(timeout_s: float | None = None, retries: int | None = None) -> dict[str, Any]:  # options of obstore's stores
-    """Return timeouts and retries for an obstore store.
+def transport(timeout_s: float | None, retries: int) -> dict[str, Any]:  # options of obstore's stores
+    """Return timeouts and obstore's own retries, which come one soon after the other, for an obstore store.
 
     A connection may be silent for ``timeout_s``; a request that goes on may take as long as it needs.
     """
     silent = timedelta(seconds=_settings.timeout_s if timeout_s is None else timeout_s)
-    tries = _settings.retries if retries is None else retries
     connect = timedelta(seconds=_settings.connect_timeout_s)
     return {
         "client_options": {"timeout": "1 day", "read_timeout": silent, "connect_timeout": connect, "allow_http": True},
-        "retry_config": {"max_retries": tries, "retry_timeout": timedelta(minutes=4)},
+        "retry_config": {"max_retries": retries, "retry_timeout": timedelta(minutes=4)},
     }
 
 

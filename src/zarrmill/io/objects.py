@@ -1,8 +1,8 @@
 """Reading objects: one small face over local folders, http(s) and S3, with timeouts, retries and our errors.
 
-obstore asks again after 429, 5xx, resets and silence, with growing random pauses. An answer that breaks off in its body it asks
-for again only where the server gave an entity tag, which the host of EOPF products does not: that is done here. What was read
-twice must be the same both times. Servers without HEAD, or that do not tell how long an answer is, are read too.
+After 429, 5xx, resets, silence and answers that break off in their body it is asked again, with growing random pauses
+(``io.patience``). What was read twice must be the same both times. Servers without HEAD, or that do not tell how long an
+answer is, are read too.
 Buckets are reached as ``io.bucket`` says.
 """
 
@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from zarrmill.errors import SourceError, has_user, hidden
 from zarrmill.io import bucket as buckets
-from zarrmill.io.places import breaks_off, whole
+from zarrmill.io.patience import BrokenOffError, patiently
 
 if TYPE_CHECKING:
     from zarr.storage import ObjectStore
@@ -59,7 +59,7 @@ class Objects:
             raise SourceError(f"{self.href}: an address must not hold a user or password; take them out", kind="item")
         scheme = urlsplit(self.href).scheme
         if scheme in ("http", "https"):
-            return HTTPStore.from_url(self.href, **buckets.transport(self.timeout_s, self.retries))
+            return HTTPStore.from_url(self.href, **buckets.transport(self.timeout_s, 0))
         if scheme == "s3":
             bucket, prefix = buckets.split(self.href)
             return buckets.object_store(bucket, prefix, timeout_s=self.timeout_s, retries=self.retries)
@@ -89,7 +89,7 @@ class Objects:
     def stream(self, key: str) -> tuple[int, Iterator[bytes]]:
         """Return the size of one object, and its bytes part by part. Raises: as ``get``, on the way too."""
         with _Translated(f"{self.href}/{key}"):
-            answer = self._answer(key)
+            answer = self._patiently(lambda: self._answer(key))
             if answer is None:
                 data, _ = self._patiently(lambda: self._unmeasured(key))
                 return len(data), iter([data])
@@ -154,7 +154,7 @@ class Objects:
     def _body(self, key: str, span: tuple[int, int] | None = None) -> bytes:
         """Return one object, or ``span`` (start and end) of it, by one request.
 
-        Raises: _BrokenOffError: the body ended early.
+        Raises: BrokenOffError: the body ended early.
         """
         answer = self._answer(key, span)
         if answer is None:
@@ -165,10 +165,10 @@ class Objects:
         try:
             data = bytes(answer.bytes())
         except _broken() as error:
-            raise _BrokenOffError(str(error)) from error
+            raise BrokenOffError(str(error)) from error
         first, last = span or (0, n_bytes)
         if len(data) != min(last, n_bytes) - first:
-            raise _BrokenOffError(f"{len(data)} bytes, expected {min(last, n_bytes) - first}")
+            raise BrokenOffError(f"{len(data)} bytes, expected {min(last, n_bytes) - first}")
         return data
 
     def _answer(self, key: str, span: tuple[int, int] | None = None) -> Any:  # obstore's answer has no public type
@@ -185,7 +185,7 @@ class Objects:
     def _unmeasured(self, key: str) -> tuple[bytes, str | None]:
         """Return one object whole, and its entity tag, from a server that does not tell its length.
 
-        Raises: _BrokenOffError: the body ended before the end that the server marks; HTTP/1.0 marks none.
+        Raises: BrokenOffError: the body ended before the end that the server marks; HTTP/1.0 marks none.
         """
         import requests
 
@@ -194,21 +194,14 @@ class Objects:
             answer = requests.get(address, timeout=self.timeout_s, headers={"Accept-Encoding": "identity"})
             answer.raise_for_status()
         except requests.RequestException as error:
-            raise _BrokenOffError(hidden(str(error))) from error
+            raise BrokenOffError(hidden(str(error))) from error
         data, tag = answer.content, answer.headers.get("ETag")
         self._note(key, len(data), tag)
         return data, tag
 
     def _patiently[R](self, request: Callable[[], R]) -> R:
-        """Return what ``request`` returns, asking again when a body breaks off."""
-        import tenacity
-
-        return tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda error: isinstance(error, _BrokenOffError) or breaks_off(error)),
-            stop=tenacity.stop_after_attempt(self.retries + 1),
-            wait=tenacity.wait_random_exponential(0.1, 20),
-            reraise=True,
-        )(request)
+        """Return what ``request`` returns, asking again after what may pass."""
+        return patiently(request, self.retries)
 
     def watch(self, see: Callable[[str, int, str | None], None]) -> None:
         """Let ``see`` be told key, bytes and entity tag of every remote object that was read, and of others when they are."""
@@ -256,7 +249,7 @@ class Objects:
         try:
             with _Translated(f"{self.href}/{key}"):
                 try:
-                    meta = obstore.head(self.backend, key)
+                    meta = self._patiently(lambda: obstore.head(self.backend, key))
                 except _refused() as error:
                     if not any(words in str(error) for words in _NO_HEAD):
                         raise
@@ -267,7 +260,7 @@ class Objects:
 
     def _first_look(self, key: str) -> tuple[int, str | None]:
         """Return size and entity tag by GET, of a server that answers no HEAD or tells no length by it; the body is left."""
-        answer = self._answer(key)
+        answer = self._patiently(lambda: self._answer(key))
         if answer is None:
             data, tag = self._patiently(lambda: self._unmeasured(key))
             return len(data), tag
@@ -308,7 +301,7 @@ class Objects:
         import obstore
 
         with _Translated(self.href):
-            return not whole(lambda: next((list(page) for page in obstore.list(self.backend) if page), []))
+            return not self._patiently(lambda: next((list(page) for page in obstore.list(self.backend) if page), []))
 
     def keys(self) -> Iterator[tuple[str, int]]:
         """Yield key and size of every object, in sorted order. Plain http servers cannot list."""
@@ -321,7 +314,7 @@ class Objects:
         import obstore
 
         with _Translated(self.href):
-            items = whole(lambda: [item for page in obstore.list(self.backend) for item in page])
+            items = self._patiently(lambda: [item for page in obstore.list(self.backend) for item in page])
         return {str(item["path"]): (int(item["size"]), item["e_tag"]) for item in items}
 
     def translated(self, key: str) -> AbstractContextManager[None]:
@@ -357,10 +350,6 @@ def _files(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
 
 _PIECE_BYTES = 8 << 20
 """Bytes asked for at a time of an answer that broke off."""
-
-
-class _BrokenOffError(OSError):
-    """The head of an answer came, its body did not come whole."""
 
 
 _NO_LENGTH = "Content-Length Header missing"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from zarrmill.errors import CapacityError, StoreError, UnknownStateError
 from zarrmill.io import bucket
+from zarrmill.io.patience import patiently
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -98,7 +99,7 @@ class Place:
             import obstore
 
             try:
-                obstore.head(*store_and_key(self))
+                whole(lambda: obstore.head(*store_and_key(self)))
             except FileNotFoundError:
                 # The answer to HEAD does not tell a missing object from a missing bucket, which a listing does.
                 whole(lambda: obstore.list_with_delimiter(*store_and_key(self)))
@@ -137,7 +138,7 @@ class Place:
                 return
             import obstore
 
-            obstore.put(*store_and_key(self), data, use_multipart=False)
+            whole(lambda: obstore.put(*store_and_key(self), data, use_multipart=False))
 
     def write_text(self, text: str) -> None:
         """Write text (UTF-8) whole or not at all. Raises: as ``write_bytes``."""
@@ -237,23 +238,8 @@ def store_and_key(place: Place) -> "tuple[S3Store, str]":
 
 
 def whole[T](ask: Callable[[], T]) -> T:
-    """Return what a listing or a GET returns, asking again when the answer breaks off in its body.
-
-    obstore goes on with the body of an object, but not with a listing, nor with the words of a refusal such as 404.
-    """
-    import tenacity
-
-    return tenacity.Retrying(
-        retry=tenacity.retry_if_exception(breaks_off),
-        stop=tenacity.stop_after_attempt(bucket.settings().retries + 1),
-        wait=tenacity.wait_random_exponential(0.1, 20),
-        reraise=True,
-    )(ask)
-
-
-def breaks_off(error: BaseException) -> bool:
-    """Return whether obstore says that an answer broke off in its body: in words, its classes do not tell it."""
-    return "response body" in str(error)
+    """Return what a request to a bucket returns, asking again after what may pass, ``s3.retries`` times."""
+    return patiently(ask, bucket.settings().retries)
 
 
 @contextmanager
