@@ -21,7 +21,7 @@ class FileServer:
     """Whether answers carry an entity tag; the host of EOPF products sends none."""
     ranges: bool = True
     absent: int = 404
-    """Status of what is not there; buckets that must not be listed say 403."""
+    """Status of what is not there; buckets that must not be listed say 403. A redirect leads to itself."""
     head: int = 200
     """Status of every HEAD where it is not done at all."""
     length: bool = True
@@ -81,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.served.folder / unquote(urlsplit(self.path).path).lstrip("/")
         if not path.is_file():
-            self._send(self.served.absent, b"", {})
+            self._send(self.served.absent, b"", {"Location": self.path} if 300 <= self.served.absent < 400 else {})
             return
         data = path.read_bytes()
         headers = {"Accept-Ranges": "bytes"} if self.served.ranges else {}

@@ -23,7 +23,8 @@ from stopped import StoppedError, stop_after
 from zarrmill.config import S3
 from zarrmill.errors import SourceError, UnknownStateError
 from zarrmill.io import bucket as buckets
-from zarrmill.io.objects import MissingObjectError, Objects
+from zarrmill.io.answers import MissingObjectError
+from zarrmill.io.objects import Objects
 from zarrmill.io.source import read_tree, read_whole
 from zarrmill.io.store import StoreWriter
 from zarrmill.io.store_bucket import BucketWriter
@@ -147,6 +148,40 @@ def test_outage_ends_as_retryable_and_is_never_an_absence(place, rule):
     if rule.kind != "cut":
         with pytest.raises(SourceError):
             objects.exists("k")
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule("answer", status=status, code=code)
+        for status, code in [(400, "InvalidRequest"), (451, "Gone"), (501, "NotImplemented")]
+    ],
+    ids=lambda rule: rule.status,
+)
+def test_refusal_is_no_outage_and_is_told_at_once(place, rule):
+    href, proxy, _ = place
+    proxy.add(rule)
+    for call in (lambda o: o.get("k"), lambda o: o.get_range("k", 0, 10), lambda o: o.stream("k")):
+        proxy.requests = []
+        with pytest.raises(SourceError, match=f"the host refuses the request .*{rule.status}") as caught:
+            call(Objects(href))
+        assert (caught.value.kind, caught.value.retryable) == ("denied", False)
+        assert len(proxy.requests) <= (2 if rule.status == 501 else 1), "obstore asks a bucket once more after any 5xx"
+
+
+def test_redirects_that_lead_nowhere_are_no_outage(tmp_path):
+    with file_server(tmp_path, absent=302) as server, pytest.raises(SourceError, match=r"refuses .*redirect") as caught:
+        Objects(server.url).get("k")
+    assert caught.value.kind == "denied"
+
+
+def test_object_that_is_gone_for_good_is_absent(tmp_path):
+    with file_server(tmp_path, absent=410) as server:
+        objects = Objects(server.url)
+        for call in (objects.get, objects.stream, objects.size):
+            with pytest.raises(MissingObjectError):
+                call("k")
+        assert not objects.exists("k")
 
 
 def test_absent_object_is_absent(place):

@@ -173,6 +173,8 @@ def test_listing_in_a_bucket_costs_one_request_a_thousand_objects(s3_bucket: Buc
         (denied(), "access denied"),
         (no_bucket(), "no such bucket"),
         (wrong_clock(), "clock of this machine is wrong|access denied"),  # the answer to HEAD has no words
+        (Rule(kind="answer", status=400, code="InvalidRequest"), "the service refuses the request .*400"),
+        (Rule(kind="answer", status=400, code="ExpiredToken"), "access denied|refuses"),  # as the clock
         (Rule(kind="refuse"), "no answer"),
         (Rule(kind="answer", status=500, code="InternalError"), "no answer"),
     ],
@@ -192,6 +194,16 @@ def test_an_outage_is_never_an_absence(s3_bucket: Bucket, proxied: Proxied, rule
             write()
     proxy.clear()
     assert place.read_text() == "{}"
+
+
+def test_a_refusal_of_a_write_is_no_outage(s3_bucket: Bucket, proxied: Proxied) -> None:
+    proxy = proxied(s3_bucket.url)
+    buckets.use(S3(endpoint_url=proxy.url))
+    proxy.add(Rule("answer", status=400, code="InvalidRequest"))
+    with pytest.raises(StoreError, match="refuses the request") as caught:
+        place_of(s3_bucket.href("state/a.json")).write_text("{}")
+    assert caught.value.code == "ZM-STO-DENIED"
+    assert proxy.count() == 1
 
 
 def test_an_outage_of_seconds_is_survived_with_the_settings_that_are_the_default(s3_bucket: Bucket, proxied: Proxied) -> None:

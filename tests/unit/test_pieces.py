@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zarrmill.errors import CapacityError
+from zarrmill.io.answers import MissingObjectError
 from zarrmill.io.blosc import HEADER_BYTES, header
-from zarrmill.io.objects import MissingObjectError, Objects
+from zarrmill.io.objects import Objects
 from zarrmill.io.pieces import BloscPieces, PiecewiseObjects
 
 VALUES = (np.arange(100_000) // 7 % 60_000).astype("<u2")

@@ -15,10 +15,10 @@ import numpy as np
 from numcodecs.vlen import VLenUTF8
 from numpy.typing import NDArray
 
+from zarrmill.io.answers import MissingObjectError
 from zarrmill.io.blosc import DECODE_ERRORS
 from zarrmill.io.chunk_layout import TEXT, ChunkLayout
 from zarrmill.io.frames import Bytes, Frame, head_bytes, parse_frame
-from zarrmill.io.objects import MissingObjectError
 
 AHEAD_BYTES = 8_000_000
 """Compressed bytes fetched at a time of a chunk that is read from its begin to its end."""

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from zarrmill.io.objects import MissingObjectError, Objects
+from zarrmill.io.answers import MissingObjectError
+from zarrmill.io.objects import Objects
 
 KEPT_BYTES = 65_536
 """Bytes read ahead of their turn (the index of a shard) are kept up to this size."""

@@ -13,12 +13,12 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from zarrmill.errors import SourceError, has_user, hidden
 from zarrmill.io import bucket as buckets
+from zarrmill.io.answers import NO_METHOD, MissingObjectError, Translated
 from zarrmill.io.patience import BrokenOffError, patiently
 
 if TYPE_CHECKING:
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
 
 N_CHECKS = 8
 """Requests under way at once when it is asked whether objects are unchanged."""
-
-
-class MissingObjectError(KeyError):
-    """The object is certainly not there; anything less certain is another error."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +77,14 @@ class Objects:
             when it was read before.
         """
         if self.local is not None:
-            with _Translated(f"{self.href}/{key}"):
+            with Translated(f"{self.href}/{key}"):
                 return (self.local / key).read_bytes()
-        with _Translated(f"{self.href}/{key}"):
+        with Translated(f"{self.href}/{key}"):
             return self._patiently(lambda: self._body(key))
 
     def stream(self, key: str) -> tuple[int, Iterator[bytes]]:
         """Return the size of one object, and its bytes part by part. Raises: as ``get``, on the way too."""
-        with _Translated(f"{self.href}/{key}"):
+        with Translated(f"{self.href}/{key}"):
             answer = self._patiently(lambda: self._answer(key))
             if answer is None:
                 data, _ = self._patiently(lambda: self._unmeasured(key))
@@ -100,7 +96,7 @@ class Objects:
 
     def _parts(self, key: str, answer: Any, n_bytes: int) -> Iterator[bytes]:  # obstore's answer has no public type
         done = 0
-        with _Translated(f"{self.href}/{key}"):
+        with Translated(f"{self.href}/{key}"):
             try:
                 for part in answer.stream():
                     done += len(part)
@@ -127,11 +123,11 @@ class Objects:
         Raises: as ``get``.
         """
         if self.local is not None:
-            with _Translated(f"{self.href}/{key}"):
+            with Translated(f"{self.href}/{key}"):
                 return _read_at(f"{self.local}/{key}", ranges)
         from obstore.exceptions import GenericError, NotSupportedError
 
-        with _Translated(f"{self.href}/{key}"):
+        with Translated(f"{self.href}/{key}"):
             try:
                 return self._near(key, ranges)
             except (NotSupportedError, GenericError) as error:
@@ -247,7 +243,7 @@ class Objects:
         import obstore
 
         try:
-            with _Translated(f"{self.href}/{key}"):
+            with Translated(f"{self.href}/{key}"):
                 try:
                     meta = self._patiently(lambda: obstore.head(self.backend, key))
                 except _refused() as error:
@@ -272,7 +268,7 @@ class Objects:
         Raises: as ``get``.
         """
         if self.local is not None:
-            with _Translated(f"{self.href}/{key}"):
+            with Translated(f"{self.href}/{key}"):
                 return (self.local / key).stat().st_size
         facts = self._head(key)
         if facts is None:
@@ -295,12 +291,12 @@ class Objects:
         Raises: as ``get``, but for a missing one.
         """
         if self.local is not None:
-            with suppress(MissingObjectError), _Translated(self.href), os.scandir(self.local) as entries:
+            with suppress(MissingObjectError), Translated(self.href), os.scandir(self.local) as entries:
                 return next(entries, None) is None
             return True
         import obstore
 
-        with _Translated(self.href):
+        with Translated(self.href):
             return not self._patiently(lambda: next((list(page) for page in obstore.list(self.backend) if page), []))
 
     def keys(self) -> Iterator[tuple[str, int]]:
@@ -313,13 +309,13 @@ class Objects:
     def _listed(self) -> dict[str, tuple[int, str | None]]:
         import obstore
 
-        with _Translated(self.href):
+        with Translated(self.href):
             items = self._patiently(lambda: [item for page in obstore.list(self.backend) for item in page])
         return {str(item["path"]): (int(item["size"]), item["e_tag"]) for item in items}
 
     def translated(self, key: str) -> AbstractContextManager[None]:
         """Turn what obstore raises at ``key`` into a ``SourceError``, for those who read through ``zarr_store``."""
-        return _Translated(f"{self.href}/{key}")
+        return Translated(f"{self.href}/{key}")
 
     def zarr_store(self) -> "ObjectStore[Any]":
         """Return a read-only store for zarr-python."""
@@ -338,7 +334,7 @@ def _files(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
     Raises: SourceError: a folder may not be read.
     """
     entries: list[os.DirEntry[str]] = []
-    with suppress(MissingObjectError), _Translated(folder), os.scandir(folder) as found:
+    with suppress(MissingObjectError), Translated(folder), os.scandir(folder) as found:
         entries += found
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
@@ -358,10 +354,7 @@ _NO_LENGTH = "Content-Length Header missing"
 _NO_RANGES = "non-partial response"
 """obstore's words for a bucket's answer that is not the range that was asked for."""
 
-_NO_METHOD = "405 Method Not Allowed"
-"""Words of a server that does not do what was asked, whatever is there; obstore takes them for an absent object."""
-
-_NO_HEAD = (_NO_LENGTH, _NO_METHOD, "501 Not Implemented")
+_NO_HEAD = (_NO_LENGTH, NO_METHOD, "501 Not Implemented")
 """Words of a server that is asked by GET what HEAD does not tell there."""
 
 
@@ -391,50 +384,3 @@ def _read_at(path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         return [os.pread(file, length, start) for start, length in ranges]
     finally:
         os.close(file)
-
-
-def _refuses(error: BaseException) -> bool:
-    """Return whether a listing was refused, of which obstore tells the status in words alone."""
-    from obstore.exceptions import BaseError
-
-    return isinstance(error, BaseError) and any(status in str(error) for status in ("403 Forbidden", "401 Unauthorized"))
-
-
-class _Translated:
-    """Turns errors of a place into ours. No generator: its frames would keep what a caller holds until the next collection."""
-
-    def __init__(self, place: str) -> None:
-        self._place = place
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is None:
-            return
-        if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError) and error.errno:
-            # The disk says so: obstore, 0.06 s to import, has nothing to do with it.
-            raise MissingObjectError(self._place) from error
-        from obstore import exceptions as known
-
-        from zarrmill.io.bucket import CLOCK_WRONG
-
-        if isinstance(error, known.PreconditionError):
-            raise SourceError(
-                f"{self._place}: another object came in its place while it was read; plan again", kind="changed"
-            ) from error
-        if isinstance(error, known.BaseError | OSError) and "NoSuchBucket" in str(error):
-            raise SourceError(f"{self._place}: there is no such bucket; check address and endpoint", kind="denied") from error
-        if isinstance(error, FileNotFoundError | known.NotFoundError) and _NO_METHOD in str(error):
-            raise SourceError(f"{self._place}: the server answers {_NO_METHOD}; check the address", kind="denied") from error
-        if isinstance(error, FileNotFoundError | known.NotFoundError):
-            raise MissingObjectError(self._place) from error
-        if isinstance(error, known.BaseError | OSError) and "ExpiredToken" in str(error):
-            raise SourceError(f"{self._place}: the credentials are too old; renew them", kind="denied") from error
-        if isinstance(error, known.BaseError | OSError) and CLOCK_WRONG in str(error):
-            raise SourceError(f"{self._place}: the clock of this machine is wrong; set it", kind="denied") from error
-        if isinstance(error, PermissionError | known.PermissionDeniedError | known.UnauthenticatedError) or _refuses(error):
-            raise SourceError(f"{self._place}: access denied; check credentials and rights", kind="denied") from error
-        if isinstance(error, known.BaseError | OSError):
-            reason = str(error).split("\n")[0][:300]
-            raise SourceError(f"{self._place}: no answer ({reason}); try again later", kind="timeout") from error

@@ -16,6 +16,9 @@ _STATUS = re.compile(r"non-2xx status code: (\d{3})")
 _PASSING = ("error sending request", "response body", "<Code>RequestTimeout</Code>")
 """Words for a connection that was refused, reset or silent, for a body that broke off, and for an upload that came too late."""
 
+_FINAL = ("error following redirect", "Received redirect without LOCATION")
+"""obstore's words for redirects that lead nowhere."""
+
 
 class BrokenOffError(OSError):
     """The head of an answer came, its body did not come whole."""
@@ -33,6 +36,11 @@ def passes(error: BaseException) -> bool:
         return True
     status = status_of(error) or 0
     return status in (408, 425, 429) or (status >= 500 and status not in (501, 505))
+
+
+def is_final(error: BaseException) -> bool:
+    """Return whether the request was refused in a way that does not pass, as far as obstore's words tell."""
+    return any(words in str(error) for words in _FINAL) or (status_of(error) is not None and not passes(error))
 
 
 def patiently[T](ask: Callable[[], T], retries: int) -> T:

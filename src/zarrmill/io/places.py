@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from zarrmill.errors import CapacityError, StoreError, UnknownStateError
 from zarrmill.io import bucket
-from zarrmill.io.patience import patiently
+from zarrmill.io.patience import is_final, patiently, status_of
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -285,7 +285,8 @@ def _writing(place: Place) -> Iterator[None]:
     except _errors(place) as error:
         if not place.remote and isinstance(error, OSError):
             raise write_error(error, str(place)) from error
-        kind = "denied" if _is_denied(error) else "bucket" if _is_no_bucket(error) else "lost"
+        refused = _is_denied(error) or (is_final(error) and not _is_no_bucket(error))
+        kind = "denied" if refused else "bucket" if _is_no_bucket(error) else "lost"
         raise StoreError(f"{place}: cannot write: {_words(error)}", kind=kind) from error
 
 
@@ -300,7 +301,7 @@ def _errors(place: Place) -> tuple[type[Exception], ...]:
 def _is_denied(error: Exception) -> bool:
     # Of a listing, obstore tells the status in words alone.
     names = ("PermissionDeniedError", "UnauthenticatedError", "PermissionError")
-    return type(error).__name__ in names or any(status in str(error) for status in ("403 Forbidden", "401 Unauthorized"))
+    return type(error).__name__ in names or status_of(error) in (401, 403) or "ExpiredToken" in str(error)
 
 
 def _is_no_bucket(error: Exception) -> bool:
@@ -314,7 +315,10 @@ def _words(error: Exception) -> str:
         return "access denied; check credentials and rights"
     if _is_no_bucket(error):
         return "there is no such bucket; correct the address, or create it"
-    return f"no answer ({str(error).partition(chr(10))[0][:300]}); run again when it is back"
+    reason = str(error).partition("\n")[0][:300]
+    if is_final(error):
+        return f"the service refuses the request ({reason}); check the address and the settings below s3"
+    return f"no answer ({reason}); run again when it is back"
 
 
 def write_error(error: OSError, place: str) -> CapacityError | StoreError:

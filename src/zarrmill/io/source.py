@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zarrmill.errors import SourceError
+from zarrmill.io.answers import MissingObjectError
 from zarrmill.io.blosc import DECODE_ERRORS, HEADER_BYTES, BloscChunk, can_decode_ranges, header
-from zarrmill.io.objects import MissingObjectError, Objects
+from zarrmill.io.objects import Objects
 from zarrmill.io.source_nodes import nodes_v2, nodes_v3
 from zarrmill.model import SourceArray, SourceTree
 

@@ -25,8 +25,9 @@ from typing import IO
 
 from zarrmill.config import Source
 from zarrmill.errors import CapacityError, SourceError
+from zarrmill.io.answers import MissingObjectError
 from zarrmill.io.logs import logger
-from zarrmill.io.objects import MissingObjectError, Objects
+from zarrmill.io.objects import Objects
 from zarrmill.io.places import write_error
 from zarrmill.io.source import parse_tree, product_keys, read_metadata
 

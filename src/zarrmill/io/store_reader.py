@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zarrmill.errors import SourceError, StoreError, UnknownStateError
+from zarrmill.io.answers import MissingObjectError
 from zarrmill.io.blosc import DECODE_ERRORS
 from zarrmill.io.chunk_layout import layout_v2, layout_v3
 from zarrmill.io.chunk_reader import ByteReader, ChunkError, ChunkReader
-from zarrmill.io.objects import MissingObjectError, Objects
+from zarrmill.io.objects import Objects
 from zarrmill.io.source import read_tree
 from zarrmill.model import Json, SourceArray, SourceTree
 

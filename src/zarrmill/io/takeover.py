@@ -8,8 +8,9 @@ import numcodecs
 import numpy as np
 
 from zarrmill.errors import SourceError
+from zarrmill.io.answers import MissingObjectError
 from zarrmill.io.blosc import DECODE_ERRORS, HEADER_BYTES, header
-from zarrmill.io.objects import MissingObjectError, Objects
+from zarrmill.io.objects import Objects
 from zarrmill.io.source import Missing, object_keys
 from zarrmill.io.store import Writer
 from zarrmill.io.written import Entry, Written

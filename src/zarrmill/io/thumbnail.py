@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zarrmill.errors import StoreError
-from zarrmill.io.objects import MissingObjectError, Objects
+from zarrmill.io.answers import MissingObjectError
+from zarrmill.io.objects import Objects
 from zarrmill.io.store_reader import ArrayReader, open_array, reachable
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zarrmill.errors import SourceError
-from zarrmill.io.objects import MissingObjectError, Objects
+from zarrmill.io.answers import MissingObjectError
+from zarrmill.io.objects import Objects
 from zarrmill.io.pieces import BloscPieces, PiecewiseObjects
 from zarrmill.io.source import ChunkRows, Missing, object_keys, open_zarr, read_zarr
 from zarrmill.model import SourceArray, SourceTree

@@ -43,7 +43,7 @@ class ZarrObjects(ObjectStore[Any]):
         return await asyncio.to_thread(self._objects.exists, key)
 
     def _read(self, key: str, part: ByteRequest | None) -> bytes | None:
-        from zarrmill.io.objects import MissingObjectError
+        from zarrmill.io.answers import MissingObjectError
 
         try:
             if isinstance(part, RangeByteRequest):

@@ -21,11 +21,12 @@ from zarrmill.core.item_assets import StoreHref, picture_bands
 from zarrmill.core.item_check import broken_rules
 from zarrmill.core.store_facts import Level, Nodes, Pyramid, read_pyramid
 from zarrmill.errors import ConfigError, ConformanceError, StoreError
+from zarrmill.io.answers import MissingObjectError
 from zarrmill.io.bucket import storage_scheme
 from zarrmill.io.geoparquet import write_items
 from zarrmill.io.listing import Listing
 from zarrmill.io.logs import logger
-from zarrmill.io.objects import MissingObjectError, Objects, local_path
+from zarrmill.io.objects import Objects, local_path
 from zarrmill.io.places import Place, together
 from zarrmill.io.record import dumps
 from zarrmill.io.stac_schemas import SchemaCheck, load_schemas, schema_folder
