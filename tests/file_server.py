@@ -26,6 +26,8 @@ class FileServer:
     """Status of every HEAD where it is not done at all."""
     length: bool = True
     """Whether answers tell how long they are; without, a body comes in pieces (chunked transfer coding)."""
+    part: Literal["right", "cut"] = "right"
+    """How a range is answered: ``cut`` sends half of the bytes that the head tells of."""
     url: str = ""
 
     def href(self, path: Path) -> str:
@@ -42,9 +44,10 @@ def file_server(
     absent: int = 404,
     head: int = 200,
     length: bool = True,
+    part: Literal["right", "cut"] = "right",
 ) -> Iterator[FileServer]:
     """Serve until the block ends."""
-    served = FileServer(folder, tags, ranges, absent, head, length)
+    served = FileServer(folder, tags, ranges, absent, head, length, part)
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"served": served}))
     with running(server) as served.url:
         yield served
@@ -100,7 +103,10 @@ class _Handler(BaseHTTPRequestHandler):
         if start >= len(data):
             self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
             return
-        self._send(206, data[start:stop], {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"})
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
+        if self.served.part == "cut":
+            stop = (start + stop) // 2
+        self._send(206, data[start:stop], headers)
 
     def do_HEAD(self) -> None:
         if self.served.head == 200:

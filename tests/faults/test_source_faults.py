@@ -244,6 +244,32 @@ def test_body_of_no_told_length_that_breaks_off_is_asked_for_again(tmp_path, pro
         assert cut.n_met == 2  # the look at its head, and the body
 
 
+RANGES = [(1_900_000, 100_000), (5, 10), (0, 700_000), (1_900_005, 0), (1_990_000, 99_999_999)]
+
+
+def test_ranges_of_one_object_are_fetched_together_where_they_are_near(tmp_path, proxied):
+    (tmp_path / "k").write_bytes(DATA)
+    with file_server(tmp_path, tags="etag") as server:
+        proxy = proxied(server.url)
+        objects = Objects(proxy.url)
+        assert objects.get_ranges("k", RANGES) == [DATA[start : start + length] for start, length in RANGES]
+        assert proxy.count() == 2
+        (tmp_path / "k").write_bytes(DATA[::-1])
+        with pytest.raises(SourceError, match="plan again"):
+            objects.get_ranges("k", RANGES)
+
+
+def test_range_whose_body_is_shorter_than_its_head_says_is_asked_for_again(tmp_path):
+    """obstore's own ``get_ranges`` panics at it, which no handler of errors sees."""
+    (tmp_path / "k").write_bytes(DATA)
+    with file_server(tmp_path, part="cut") as server:
+        with pytest.raises(SourceError, match="no answer") as caught:
+            Objects(server.url, retries=1).get_ranges("k", RANGES)
+        assert caught.value.kind == "timeout"
+        with running(threading.Timer(0.5, setattr, (server, "part", "right"))):
+            assert Objects(server.url).get_ranges("k", RANGES) == [DATA[start : start + length] for start, length in RANGES]
+
+
 def test_refused_method_is_never_an_absence(tmp_path):
     with file_server(tmp_path, head=405, absent=405) as server, pytest.raises(SourceError, match="405") as caught:
         Objects(server.url, timeout_s=5, retries=1).exists("k")
