@@ -1,5 +1,6 @@
 """Files of a folder over HTTP on 127.0.0.1, as data hosts serve them: ranges, and entity tags or none."""
 
+import gzip
 import hashlib
 import re
 import threading
@@ -10,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
+
+Part = Literal["right", "cut", "short", "open", "untold"]
 
 
 @dataclass
@@ -26,8 +29,11 @@ class FileServer:
     """Status of every HEAD where it is not done at all."""
     length: bool = True
     """Whether answers tell how long they are; without, a body comes in pieces (chunked transfer coding)."""
-    part: Literal["right", "cut"] = "right"
-    """How a range is answered: ``cut`` sends half of the bytes that the head tells of."""
+    part: Part = "right"
+    """How a range is answered: ``cut`` sends half of the bytes that the head tells of, ``short`` half of the range, ``open``
+    does not tell the size of the object, ``untold`` not even the range."""
+    gzip: bool = False
+    """Whether every object is sent gzip-encoded, and no range."""
     url: str = ""
 
     def href(self, path: Path) -> str:
@@ -44,10 +50,11 @@ def file_server(
     absent: int = 404,
     head: int = 200,
     length: bool = True,
-    part: Literal["right", "cut"] = "right",
+    part: Part = "right",
+    gzip: bool = False,
 ) -> Iterator[FileServer]:
     """Serve until the block ends."""
-    served = FileServer(folder, tags, ranges, absent, head, length, part)
+    served = FileServer(folder, tags, ranges, absent, head, length, part, gzip)
     server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"served": served}))
     with running(server) as served.url:
         yield served
@@ -93,6 +100,9 @@ class _Handler(BaseHTTPRequestHandler):
             if self.headers.get("If-Match") not in (None, headers["ETag"]):
                 self._send(412, b"", headers)
                 return
+        if self.served.gzip:
+            self._send(200, gzip.compress(data), {**headers, "Content-Encoding": "gzip"})
+            return
         wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         if not wanted or not self.served.ranges:
             self._send(200, data, headers)
@@ -103,10 +113,11 @@ class _Handler(BaseHTTPRequestHandler):
         if start >= len(data):
             self._send(416, b"", {"Content-Range": f"bytes */{len(data)}"})
             return
-        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(data)}"
-        if self.served.part == "cut":
-            stop = (start + stop) // 2
-        self._send(206, data[start:stop], headers)
+        part, middle = self.served.part, (start + stop) // 2
+        told, size = middle if part == "short" else stop, "*" if part == "open" else len(data)
+        if part != "untold":
+            headers["Content-Range"] = f"bytes {start}-{told - 1}/{size}"
+        self._send(206, data[start : middle if part in ("cut", "short") else stop], headers)
 
     def do_HEAD(self) -> None:
         if self.served.head == 200:

@@ -213,8 +213,12 @@ def test_host_without_head_or_length_is_read_all_the_same(shared_sources, kind, 
     np.testing.assert_array_equal(band, zarr.open_group(source, mode="r", use_consolidated=False)[BAND][...])
 
 
-@pytest.mark.parametrize("odd", [{"head": 405}, {"length": False, "ranges": False}, {"length": False}], ids=str)
-def test_object_of_a_host_without_head_or_length_is_read_in_every_way(tmp_path, odd):
+ODD = [{"head": 405}, {"head": 403}, {"head": 400}, {"length": False, "ranges": False}, {"length": False}]
+ODD += [{"part": "short"}, {"part": "open"}, {"part": "untold"}]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_object_of_an_odd_host_is_read_in_every_way(tmp_path, odd):
     (tmp_path / "d").mkdir()
     (tmp_path / "d/k").write_bytes(DATA)
     with file_server(tmp_path, **odd) as server:
@@ -268,6 +272,23 @@ def test_range_whose_body_is_shorter_than_its_head_says_is_asked_for_again(tmp_p
         assert caught.value.kind == "timeout"
         with running(threading.Timer(0.5, setattr, (server, "part", "right"))):
             assert Objects(server.url).get_ranges("k", RANGES) == [DATA[start : start + length] for start, length in RANGES]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_range_behind_the_end_is_empty(tmp_path, ranges):
+    (tmp_path / "k").write_bytes(DATA)
+    with file_server(tmp_path, ranges=ranges) as server:
+        assert Objects(server.url).get_range("k", len(DATA), 10) == b""
+
+
+def test_object_that_is_sent_encoded_is_refused_by_name(tmp_path):
+    (tmp_path / "k").write_bytes(DATA)
+    with file_server(tmp_path, gzip=True) as server:
+        objects = Objects(server.url)
+        for call in (lambda: objects.get("k"), lambda: objects.get_range("k", 0, 10), lambda: objects.stream("k")):
+            with pytest.raises(SourceError, match="gzip-encoded") as caught:
+                call()
+            assert caught.value.code == "ZM-SRC-DENIED"
 
 
 def test_refused_method_is_never_an_absence(tmp_path):

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from functools import partial, partialmethod
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import pytest
 import rioxarray  # noqa: F401 - registers the accessor
 import xarray as xr
 import zarr
+from file_server import Part, file_server
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from until import until
@@ -530,12 +531,24 @@ def test_store_over_http_is_checked_without_listing(server: str, source: Path) -
     assert "structure.not_listed" in {f.code for f in report.findings}
 
 
+@pytest.mark.parametrize("part", ["short", "open", "untold"])
+def test_store_of_a_host_with_odd_ranges_is_checked(store: Path, source: Path, part: Part) -> None:
+    with file_server(store.parent, part=part) as odd:
+        report = validate(odd.href(store), source=str(source), recipe=recipe(readers=()), threads=2)
+    assert report.verdict is Verdict.PASS, told(report)
+
+
+def test_store_that_is_sent_encoded_gets_no_verdict(store: Path) -> None:
+    with file_server(store.parent, gzip=True) as odd, pytest.raises(UnknownStateError, match="gzip-encoded"):
+        validate(odd.href(store), recipe=recipe(readers=()), threads=2)
+
+
 def test_nothing_over_http_is_a_store_error(server: str) -> None:
     with pytest.raises(StoreError, match="ZM-STO-MISSING"):
         validate(f"{server}-not")
 
 
 def test_server_that_is_gone_is_an_unknown_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zarrmill.io.objects.Objects.retries", 0)
+    monkeypatch.setattr(Objects, "__init__", partialmethod(Objects.__init__, retries=0))
     with pytest.raises(UnknownStateError, match="ZM-UNK-OUTAGE"):
         validate("http://127.0.0.1:9/store.zarr")

@@ -6,12 +6,12 @@ from zarrmill.errors import SourceError, ZarrmillError
 from zarrmill.io.bucket import CLOCK_WRONG
 from zarrmill.io.patience import is_final, status_of
 
-NO_METHOD = "405 Method Not Allowed"
+_NO_METHOD = "405 Method Not Allowed"
 """Words of a server that does not do what was asked, whatever is there; obstore takes them for an absent object."""
 
 _MEANINGS = (
     ("NoSuchBucket", "there is no such bucket; check address and endpoint"),
-    (NO_METHOD, f"the server answers {NO_METHOD}; check the address"),
+    (_NO_METHOD, f"the server answers {_NO_METHOD}; check the address"),
     ("ExpiredToken", "the credentials are too old; renew them"),
     (CLOCK_WRONG, "the clock of this machine is wrong; set it"),
 )

@@ -19,8 +19,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 from zarrmill.errors import SourceError, has_user, hidden
 from zarrmill.io import bucket as buckets
-from zarrmill.io.answers import NO_METHOD, MissingObjectError, Translated
-from zarrmill.io.patience import BrokenOffError, patiently
+from zarrmill.io.answers import MissingObjectError, Translated
+from zarrmill.io.patience import BrokenOffError, patiently, status_of
 from zarrmill.io.places import together
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Objects:
     def get_ranges(self, key: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return several ranges ``(start, length)`` of one object; near ones are fetched together.
 
-        A server that knows no ranges is asked for the whole object.
+        A server that knows no ranges, or answers them in a way that obstore does not read, is asked for the whole object.
         Raises: as ``get``.
         """
         if self.local is not None:
@@ -136,7 +136,7 @@ class Objects:
             try:
                 return self._near(key, ranges)
             except (NotSupportedError, GenericError) as error:
-                if not isinstance(error, NotSupportedError) and _NO_RANGES not in str(error):
+                if not isinstance(error, NotSupportedError) and not _is_no_range(error):
                     raise
                 whole = self.get(key)
                 return [whole[start : start + length] for start, length in ranges]
@@ -178,11 +178,16 @@ class Objects:
         import obstore
 
         try:
-            return obstore.get(self.backend, key, options={"range": span} if span else None)
+            answer = obstore.get(self.backend, key, options={"range": span} if span else None)
         except _broken() as error:
             if _NO_LENGTH not in str(error):
                 raise
             return None
+        coding = answer.attributes.get("Content-Encoding", "identity")
+        if coding not in ("identity", "aws-chunked"):  # the latter is how it came to its bucket
+            text = f"{self.href}/{key}: the host sends it {coding}-encoded, unasked; it has to send what is there as it is"
+            raise SourceError(text, kind="denied")
+        return answer
 
     def _unmeasured(self, key: str) -> tuple[bytes, str | None]:
         """Return one object whole, and its entity tag, from a server that does not tell its length.
@@ -253,7 +258,7 @@ class Objects:
                 try:
                     meta = self._patiently(lambda: obstore.head(self.backend, key))
                 except _refused() as error:
-                    if not any(words in str(error) for words in _NO_HEAD):
+                    if status_of(error) not in _NO_HEAD and _NO_LENGTH not in str(error):
                         raise
                     return self._first_look(key)
         except MissingObjectError:
@@ -371,11 +376,16 @@ _PIECE_BYTES = 8 << 20
 _NO_LENGTH = "Content-Length Header missing"
 """obstore's words for an answer that does not tell how long it is."""
 
-_NO_RANGES = "non-partial response"
-"""obstore's words for a bucket's answer that is not the range that was asked for."""
+_NO_RANGES = ("non-partial response", "CONTENT_RANGE header", "Content-Range header not present", ", got ")
+"""obstore's words for an answer that is not the range that was asked for, or does not say which one it is."""
 
-_NO_HEAD = (_NO_LENGTH, NO_METHOD, "501 Not Implemented")
-"""Words of a server that is asked by GET what HEAD does not tell there."""
+_NO_HEAD = (400, 403, 405, 501)
+"""Statuses of a server that is asked by GET what HEAD does not tell there; some addresses are signed for GET alone."""
+
+
+def _is_no_range(error: Exception) -> bool:
+    """Return whether the answer was no range that can be read, as that to one behind the end of the object."""
+    return any(words in str(error) for words in _NO_RANGES) or status_of(error) == 416
 
 
 def _broken() -> tuple[type[Exception], ...]:
@@ -385,9 +395,9 @@ def _broken() -> tuple[type[Exception], ...]:
 
 
 def _refused() -> tuple[type[Exception], ...]:
-    from obstore.exceptions import NotFoundError
+    from obstore.exceptions import NotFoundError, PermissionDeniedError
 
-    return (*_broken(), NotFoundError, FileNotFoundError)
+    return (*_broken(), NotFoundError, FileNotFoundError, PermissionDeniedError)
 
 
 def local_path(href: str) -> Path | None:
