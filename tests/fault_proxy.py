@@ -54,6 +54,8 @@ class Rule:
     """Body of an answer; empty is an S3 error with ``code``."""
     retry_after: str | None = None
     """``Retry-After`` header of an answer."""
+    headers: tuple[str, ...] = ()
+    """Further lines of the head of an answer."""
     header: str = ""
     """Name in small letters of the header that is taken away."""
     seconds: float = 30.0
@@ -279,6 +281,7 @@ class _Connection:
         text = (rule.body or error).encode()
         lines = [f"HTTP/1.1 {rule.status} Fault", "Content-Type: application/xml", f"Content-Length: {len(text)}"]
         lines += [f"Retry-After: {rule.retry_after}"] if rule.retry_after is not None else []
+        lines += rule.headers
         lines += ["Connection: close"] if waits else []
         self._writer.write("\r\n".join([*lines, "", ""]).encode() + (b"" if method == "HEAD" else text))
         await self._writer.drain()

@@ -6,11 +6,16 @@ from datetime import timedelta
 
 import obstore
 import pytest
+from botocore.exceptions import ClientError
 from fault_proxy import Rule, denied, expired, no_bucket, slow_down, wrong_clock
 
 from zarrmill.config import S3
-from zarrmill.errors import StoreError, UnknownStateError
+from zarrmill.errors import ConfigError, StoreError, UnknownStateError
 from zarrmill.io import bucket as b
+from zarrmill.io.bucket_rules import overwrites
+from zarrmill.io.listing import Listing
+from zarrmill.io.objects import Objects
+from zarrmill.io.places import place_of
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +116,43 @@ def test_each_failure_of_a_write_has_its_name_and_only_passing_ones_are_retried(
         with pytest.raises(UnknownStateError), b.asking("s3://x/y"):
             client.list_objects_v2(Bucket=s3_bucket.name)
     assert ("the clock of this machine is wrong" in caught.value.message) == (rule.code == b.CLOCK_WRONG)
+
+
+TOLD = "<Message>The region 'us-east-1' is wrong; expecting 'eu-west-3'</Message><Region>eu-west-3</Region>"
+UNTOLD = Rule("answer", status=301, code="PermanentRedirect")
+REDIRECT = Rule("answer", status=301, code="PermanentRedirect", headers=("x-amz-bucket-region: eu-west-3",))
+MALFORMED = Rule("answer", status=400, body=f"<Error><Code>AuthorizationHeaderMalformed</Code>{TOLD}</Error>")
+CONSTRAINT = Rule(
+    "answer",
+    status=400,
+    body="<Error><Code>IllegalLocationConstraintException</Code>"
+    "<Message>The eu-west-3 location constraint is incompatible for the region specific endpoint.</Message></Error>",
+)
+
+
+@pytest.mark.parametrize("rule", [UNTOLD, REDIRECT, MALFORMED, CONSTRAINT], ids=["untold", "redirect", "malformed", "constraint"])
+def test_a_wrong_region_is_told_as_what_it_is_whoever_asks(s3_bucket, proxied, rule):
+    proxy = proxied(s3_bucket.url)
+    proxy.add(rule)
+    use(proxy.url, retries=0)
+    where = "another region" if rule is UNTOLD else "region eu-west-3"
+    objects, place = Objects(s3_bucket.href("d")), place_of(s3_bucket.href("state/a"))
+    asks = [lambda: objects.get("k"), lambda: objects.exists("k"), lambda: list(objects.keys())]
+    asks += [place.exists, place.read_bytes, place.now, place.unlink, lambda: place.write_text(""), lambda: place.create(b"")]
+    asks += [lambda: Listing(place.parent).files(place.parent), lambda: overwrites(s3_bucket.name, "d/")]
+    for ask in asks:
+        with pytest.raises(ConfigError, match=rf"is in {where}.* us-east-1; set s3\.region"):
+            ask()
+
+
+def test_a_region_is_told_by_the_header_of_an_answer_too():
+    answer = {"Error": {"Code": "301"}, "ResponseMetadata": {"HTTPHeaders": {"x-amz-bucket-region": "eu-west-3"}}}
+    error = b.wrong_region("s3://x/y", ClientError(answer | {"Error": {"Message": "Moved Permanently"}}, "HeadObject"))
+    assert error is not None
+    assert "the bucket is in region eu-west-3" in error.message
+    bad_key = {"Error": {"Code": "AuthorizationHeaderMalformed", "Message": "a non-empty Access Key must be provided"}}
+    assert b.wrong_region("s3://x/y", ClientError(bad_key, "GetObject")) is None
+    assert b.reason_of(ClientError(bad_key, "GetObject"))[0] == "denied"
 
 
 def test_a_slow_answer_that_goes_on_is_not_a_timeout(s3_bucket, proxied):

@@ -3,7 +3,7 @@
 from types import TracebackType
 
 from zarrmill.errors import SourceError, ZarrmillError
-from zarrmill.io.bucket import CLOCK_WRONG
+from zarrmill.io.bucket import CLOCK_WRONG, wrong_region
 from zarrmill.io.patience import is_final, status_of
 
 _NO_METHOD = "405 Method Not Allowed"
@@ -59,6 +59,9 @@ def _meaning(place: str, error: Exception) -> ZarrmillError | MissingObjectError
         403,
     ):
         return SourceError(f"{place}: access denied; check credentials and rights", kind="denied")
+    elsewhere = wrong_region(place, error)
+    if elsewhere:
+        return elsewhere
     reason = text.split("\n")[0][:300]
     if is_final(error):
         return SourceError(f"{place}: the host refuses the request ({reason}); check the address", kind="denied")

@@ -5,6 +5,7 @@ from the standard chain (environment, shared configuration, web identity, instan
 """
 
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,24 +16,32 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from zarrmill.config import S3
-from zarrmill.errors import StoreError, UnknownStateError
+from zarrmill.errors import ConfigError, StoreError, UnknownStateError
 from zarrmill.model import Json
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
-Reason = Literal["denied", "clock", "bucket", "absent", "exists", "outage", "refused"]
+Reason = Literal["denied", "clock", "bucket", "region", "absent", "exists", "outage", "refused"]
 """Why a request to a bucket failed.
 
 ``denied``: credentials or rights; ``clock``: this machine's clock is too far from the service's; ``bucket``: there is no such
-bucket; ``absent``: there is certainly no such object (or upload); ``exists``: a condition of a conditional write does not
-hold; ``outage``: it may pass; ``refused``: it will not.
+bucket; ``region``: it is in another region; ``absent``: there is certainly no such object (or upload); ``exists``: a condition
+of a conditional write does not hold; ``outage``: it may pass; ``refused``: it will not.
 """
 
 CLOCK_WRONG = "RequestTimeTooSkewed"
 """Code of the answer of a service whose clock differs too much from that of this machine."""
 
 _DENIED = {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed"}
+_ELSEWHERE = re.compile(
+    "PermanentRedirect|IllegalLocationConstraintException|redirect without LOCATION|Moved Permanently|maximum recursion depth"
+)
+"""Codes and words for a bucket that is in another region than it was asked for in; the last are boto3's where none is told."""
+_PERHAPS_ELSEWHERE = re.compile(r"AuthorizationHeaderMalformed|400 Bad Request: *(\n|$)|\(400\)")
+"""The same, where the answer tells which region, or is to a HEAD and tells nothing."""
+_REGION = re.compile(r"<Region>([\w-]+)</Region>|expecting '([\w-]+)'|The (?!unspecified)([\w-]+) location constraint")
+"""A region in an answer."""
 _ABSENT = {"NoSuchKey", "NoSuchUpload", "404", "NotFound"}
 _PASSING = {"SlowDown", "RequestTimeout", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "OperationAborted"}
 
@@ -257,6 +266,8 @@ def reason_of(error: Exception) -> tuple[Reason, str]:
         return "denied", text  # a file with credentials
     if not isinstance(error, ClientError):
         return "outage", text  # no answer: refused, reset, timed out
+    if is_elsewhere(error):
+        return "region", text
     code = str(error.response.get("Error", {}).get("Code", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if code == "NoSuchBucket":
@@ -275,6 +286,42 @@ def reason_of(error: Exception) -> tuple[Reason, str]:
     return ("outage" if passes else "refused"), text
 
 
+def is_elsewhere(error: Exception) -> bool:
+    """Return whether an answer means that its bucket is in another region; one of boto3, or one that obstore tells in words."""
+    text = str(error)
+    return bool(_ELSEWHERE.search(text) or (_PERHAPS_ELSEWHERE.search(text) and _told_region(error)))
+
+
+def wrong_region(place: str, error: Exception) -> ConfigError | None:
+    """Return our error for a bucket that is in another region than it was asked for in; None where the error means another thing.
+
+    Where obstore does not say which region it is, the service is asked. Args: place: address, for the message.
+    """
+    found = re.match(r"s3://([^/:]+)", place)
+    if not found or not (_ELSEWHERE.search(str(error)) or _PERHAPS_ELSEWHERE.search(str(error))):
+        return None
+    name = found[1]
+    told = _told_region(error) or ("" if hasattr(error, "response") else _asked_region(name))
+    if not told and not _ELSEWHERE.search(str(error)):
+        return None
+    what = f"is in region {told}, and was" if told else "is in another region than it was"
+    return ConfigError(f"{place}: the bucket {what} asked for in {region(name)}; set s3.region, or its own below s3.buckets")
+
+
+def _told_region(error: Exception) -> str:
+    headers = (getattr(error, "response", None) or {}).get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    found = _REGION.search(str(error))
+    return str(headers.get("x-amz-bucket-region", "")) or next(filter(None, found.groups() if found else ()), "")
+
+
+def _asked_region(name: str) -> str:
+    try:
+        answer = client(name).list_objects_v2(Bucket=name, MaxKeys=1)  # boto3 goes to the right region by itself where it can
+    except failures() as error:
+        return _told_region(error)
+    return str(answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", ""))
+
+
 def n_repeated(error: Exception) -> int:
     """Return how often boto3 had sent the request before the try that ended with this error."""
     response = getattr(error, "response", {})
@@ -285,19 +332,20 @@ _ADVICE = {
     "denied": "access denied ({}); check credentials and rights",
     "clock": "the clock of this machine is wrong ({}); set it, then run again",
     "bucket": "there is no such bucket ({}); check the address and s3.endpoint_url, or create it",
+    "region": "the bucket is in another region ({}); set s3.region",
     "absent": "not there any more ({}); run again",
     "exists": "written by another process meanwhile ({}); run again",
     "outage": "no answer ({}); run again",
     "refused": "the service refuses the request ({}); check the settings below s3",
 }
-_KINDS = {"denied": "denied", "clock": "denied", "bucket": "bucket", "refused": "denied"}
+_KINDS = {"denied": "denied", "clock": "denied", "bucket": "bucket", "region": "denied", "refused": "denied"}
 
 
 @contextmanager
 def writing(place: str) -> Iterator[None]:
     """Translate what boto3 raises while a store is written; ``place`` is for the message.
 
-    Raises: StoreError: ``denied``, ``bucket``, or ``lost`` where the same may succeed later.
+    Raises: StoreError: ``denied``, ``bucket``, or ``lost`` where the same may succeed later; ConfigError: the region is wrong.
     """
     try:
         yield
@@ -305,28 +353,32 @@ def writing(place: str) -> Iterator[None]:
         raise write_failure(error, place) from error
 
 
-def write_failure(error: Exception, place: str) -> StoreError:
+def write_failure(error: Exception, place: str) -> StoreError | ConfigError:
     """Return our error for a write to a bucket that failed."""
     reason, text = reason_of(error)
-    return StoreError(f"{place}: {_ADVICE[reason].format(text)}", kind=_KINDS.get(reason, "lost"))
+    return wrong_region(place, error) or StoreError(f"{place}: {_ADVICE[reason].format(text)}", kind=_KINDS.get(reason, "lost"))
 
 
 @contextmanager
 def asking(place: str) -> Iterator[None]:
     """Translate what boto3 raises while it is asked what there is: no failure is ever taken for an answer.
 
-    Raises: UnknownStateError: it cannot be told.
+    Raises: UnknownStateError: it cannot be told; ConfigError: the region is wrong.
     """
     try:
         yield
     except failures() as error:
         reason, text = reason_of(error)
-        raise UnknownStateError(f"{place}: {_ADVICE[reason].format(text)}; nothing was decided", kind="outage") from error
+        unknown = UnknownStateError(f"{place}: {_ADVICE[reason].format(text)}; nothing was decided", kind="outage")
+        raise (wrong_region(place, error) or unknown) from error
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """Return the roots of what boto3 raises: its own errors, and ``OSError`` where a file with credentials cannot be read."""
+    """Return the roots of what boto3 raises: its own errors, and ``OSError`` where a file with credentials cannot be read.
+
+    ``RecursionError`` where it follows a redirect to a region that no answer names.
+    """
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
 
-    return (BotoCoreError, ClientError, Boto3Error, OSError)
+    return (BotoCoreError, ClientError, Boto3Error, OSError, RecursionError)

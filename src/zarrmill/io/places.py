@@ -17,7 +17,7 @@ from itertools import batched
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from zarrmill.errors import CapacityError, StoreError, UnknownStateError
+from zarrmill.errors import CapacityError, ConfigError, StoreError, UnknownStateError
 from zarrmill.io import bucket
 from zarrmill.io.patience import is_final, patiently, status_of
 
@@ -261,7 +261,7 @@ def _draft(place: Place, data: bytes) -> Iterator[str]:
 
 @contextmanager
 def reading(place: Place) -> Iterator[None]:
-    """Translate what a read raises; a missing object stays ``FileNotFoundError``."""
+    """Translate what a read raises; a missing object stays ``FileNotFoundError``, a wrong region is a ``ConfigError``."""
     try:
         yield
     except StoreError as error:  # no credentials: nothing was asked
@@ -274,8 +274,9 @@ def reading(place: Place) -> Iterator[None]:
         raise _unknown(place, error) from error
 
 
-def _unknown(place: Place, error: Exception) -> UnknownStateError:
-    return UnknownStateError(f"{place}: cannot read the state: {_words(error)}; nothing was decided", kind="outage")
+def _unknown(place: Place, error: Exception) -> UnknownStateError | ConfigError:
+    text = f"{place}: cannot read the state: {_words(error)}; nothing was decided"
+    return bucket.wrong_region(str(place), error) or UnknownStateError(text, kind="outage")
 
 
 @contextmanager
@@ -285,6 +286,9 @@ def _writing(place: Place) -> Iterator[None]:
     except _errors(place) as error:
         if not place.remote and isinstance(error, OSError):
             raise write_error(error, str(place)) from error
+        elsewhere = bucket.wrong_region(str(place), error)
+        if elsewhere:
+            raise elsewhere from error
         refused = _is_denied(error) or (is_final(error) and not _is_no_bucket(error))
         kind = "denied" if refused else "bucket" if _is_no_bucket(error) else "lost"
         raise StoreError(f"{place}: cannot write: {_words(error)}", kind=kind) from error
