@@ -5,7 +5,7 @@ bound, 6 unknown state, 130 interrupted.
 """
 
 import sys
-from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,12 +51,10 @@ def main() -> None:
         sys.exit(exit_code_of(error))
 
 
-def run_plan(
-    settings: Settings, check: Callable[[], None] = lambda: None, *, partial: bool = False, stores_gone: bool = False
-) -> int:
+def run_plan(settings: Settings, lock: RunLock | None = None, *, partial: bool = False, stores_gone: bool = False) -> int:
     """Plan a run, write the manifest, print what was decided; return the exit code.
 
-    The caller holds the lock of the run. Args: check: raises when it holds it no more; called before anything is written;
+    Args: lock: of the run, taken while it is planned, once configuration and buckets are in order; None: the caller holds it;
         partial: products that cannot be told do not count in the exit code; stores_gone: as of ``plan``.
     """
     from rich.console import Console
@@ -65,13 +63,16 @@ def run_plan(
     from zarrmill.stages.plan import plan, print_plan, write_plan
 
     bucket.use(settings.s3)
+    recipes = load_recipes(settings)
     guard(settings)
-    result = plan(settings, load_recipes(settings), stores_gone=stores_gone)
-    try:
-        check()
-        write_plan(result, State.of(settings))
-    finally:
-        print_plan(result, Console())
+    with lock.held() if lock else nullcontext():
+        result = plan(settings, recipes, stores_gone=stores_gone)
+        try:
+            if lock:
+                lock.check()
+            write_plan(result, State.of(settings))
+        finally:
+            print_plan(result, Console())
     return result.exit_code_of_known if partial else result.exit_code
 
 
@@ -109,8 +110,8 @@ def plan(
     A run that a driver works on is left alone: the exit code is 6, and the driver is named.
     """
     settings = configured(config, run, datetime=dates, limit=limit, order=order, max_cost_eur=max_cost)
-    with cli_runs.terminated_as_interrupted(), RunLock(State.of(settings).root).held() as lock:
-        return run_plan(settings, lock.check, partial=partial, stores_gone=stores_gone)
+    with cli_runs.terminated_as_interrupted():
+        return run_plan(settings, RunLock(State.of(settings).root), partial=partial, stores_gone=stores_gone)
 
 
 @app.command()

@@ -242,6 +242,21 @@ def test_a_service_that_lets_an_object_be_written_twice_starts_no_run(
     assert s3_bucket.keys() == ["runs/.once", "stores/.once"]
 
 
+def test_a_plan_asks_whether_a_service_keeps_one_writer_before_it_takes_the_run(
+    s3_bucket: Bucket, proxied: Callable[[str], FaultProxy], tmp_path: Path
+) -> None:
+    """The lock rests on what the service refuses: it would end as a right that is missing."""
+    proxy = proxied(s3_bucket.url)
+    proxy.rules = [Rule(kind="answer", status=501, code="NotImplemented", method="PUT")]
+    config = tmp_path / "config.yaml"
+    (tmp_path / "r.yaml").write_text("name: r\nproduct_types: [S02MSIL2A]\n")
+    more = {"s3": {"endpoint_url": proxy.url, "retries": 0}, "recipes": [str(tmp_path / "r.yaml")], "bucket_rules": {}}
+    config.write_text(yaml.safe_dump(settings(s3_bucket, **more).model_dump(mode="json", exclude_none=True)))
+    done = CliRunner().invoke(app, ["plan", "--config", str(config)])
+    assert isinstance(done.exception, ConfigError), done.output
+    assert (done.exception.code, done.exception.exit_code) == ("ZM-CFG-BUCKET", 2)
+
+
 def test_a_service_is_asked_once_a_run_and_by_one_request(s3_bucket: Bucket, proxied: Callable[[str], FaultProxy]) -> None:
     proxy = proxied(s3_bucket.url)
     buckets.use(S3(endpoint_url=proxy.url, retries=0))

@@ -87,6 +87,14 @@ def test_a_run_without_a_name_is_not_the_run_of_the_configuration() -> None:
     assert isinstance(done.exception, ConfigError)
 
 
+def test_a_plan_whose_recipes_are_wrong_leaves_nothing_behind(tmp_path: Path) -> None:
+    text = f"run: r\nsource: {{catalogue: items.json}}\nstate_root: {tmp_path}/runs\nrecipes: [{tmp_path}/none.yaml]\n"
+    (tmp_path / "config.yaml").write_text(text)
+    done = CliRunner().invoke(app, ["plan", "--config", str(tmp_path / "config.yaml")])
+    assert isinstance(done.exception, ConfigError), done.output
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_sample_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = CliRunner().invoke(app, ["sample", str(tmp_path / "file"), "--size-px", "60", "--days", "1", "--per-day", "1"])
