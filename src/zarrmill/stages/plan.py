@@ -27,12 +27,13 @@ from zarrmill.core.estimate import Estimate, estimate, read_tree
 from zarrmill.core.planned import PlanResult, Row, in_order
 from zarrmill.core.planning import STORE_GONE, TO_DO, Facts, PlanClass, classify, distinct, entry_skip, key_skip, ordered
 from zarrmill.errors import ConfigError, SourceError, UnknownStateError
+from zarrmill.io.answers import MissingObjectError
 from zarrmill.io.builds import Builds, drop_empty, drop_receipts, latest_failure, older_build, read_builds
 from zarrmill.io.catalog import Listed, read_catalogue
 from zarrmill.io.listing import Listing
 from zarrmill.io.logs import logger
 from zarrmill.io.manifest import by_key, read_manifest, write_manifest
-from zarrmill.io.objects import MissingObjectError, Objects
+from zarrmill.io.objects import Objects
 from zarrmill.io.places import together
 from zarrmill.io.record import dumps, record_text
 from zarrmill.io.source import read_metadata
