@@ -67,6 +67,7 @@ def test_replay_says_how_many_it_built_and_an_outage_is_no_failure(
     settings["source"] |= {"fingerprint": "item"}
     Path("config/config.yaml").write_text(json.dumps(settings))
     Path("items.json").write_text(json.dumps({"type": "FeatureCollection", "features": fake_items(run.products)}))
+    Path("profiles/local").mkdir(parents=True)
 
     def build_one(command: Sequence[str]) -> int:
         target = Path(next(word for word in command if word.endswith(".json")))
@@ -94,8 +95,8 @@ def test_replay_that_is_interrupted_waits_for_the_clean_end_of_snakemake(tmp_pat
     code = (
         "import subprocess\nfrom pathlib import Path\nwait = subprocess.Popen.wait\n"
         f"subprocess.Popen.wait = lambda *a, **k: (Path({str(tmp_path / 'waits')!r}).touch(), wait(*a, **k))[1]\n"
-        "from zarrmill.cli_runs import _terminated_as_interrupted\nfrom zarrmill.runs.replay import run\n"
-        f"with _terminated_as_interrupted():\n    run(['sh', '-c', {child!r}])"
+        "from zarrmill.cli_runs import terminated_as_interrupted\nfrom zarrmill.runs.replay import run\n"
+        f"with terminated_as_interrupted():\n    run(['sh', '-c', {child!r}])"
     )
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as process:
         until(lambda: (tmp_path / "began").exists() and (tmp_path / "waits").exists())
