@@ -166,6 +166,17 @@ def test_only_the_declared_value_is_no_data_in_a_mean() -> None:
         assert all(o.ok for o in result.outcomes)
 
 
+@pytest.mark.parametrize(("off_m", "ok"), [(0.0, True), (0.004, True), (0.02, False), (10.0, False)])
+def test_coordinates_may_differ_from_the_source_by_a_thousandth_of_a_pixel(off_m: float, ok: bool) -> None:
+    x = 500_005.0 + 10 * np.arange(8)
+    job = Job(Memory(x, (8,), "r10m/x"), Memory(x + off_m, (8,), "r10m/x"), ())
+    outcomes = run_job(job, 1.0, "s", lambda *_: None, lambda _: None).outcomes
+    assert all(one.ok for one in outcomes) is ok
+    job = Job(Memory(x, (8,), "r10m/time"), Memory(x + off_m, (8,), "r10m/time"), ())
+    outcomes = run_job(job, 1.0, "s", lambda *_: None, lambda _: None).outcomes
+    assert all(one.ok for one in outcomes) is (off_m == 0), "of other arrays every bit counts"
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (7,), (50, 70), (60, 1), (3, 60, 70), (2, 2, 24, 5)])
 @pytest.mark.parametrize("n_bytes", [1, 3000, 10_000_000])
 @pytest.mark.parametrize("share", [1.0, 0.1])

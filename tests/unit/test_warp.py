@@ -165,23 +165,39 @@ ACCURACY_PX = 0.0125
 """How far positions may be off: twice what a block may bend, Newton's last step, and rounding."""
 
 
-@pytest.mark.parametrize("crs", [UTM, "EPSG:4326"])
-@pytest.mark.parametrize("relief", [0.0, 100.0, 5_000.0])
-def test_positions_are_right_to_an_eightieth_of_a_sample(relief, crs):
-    gcps, spec = points(relief_m=relief)
-    images, grid, geolocation = warped(np.zeros(spec.shape, np.uint16), gcps, crs=crs)
+def told_positions(gcps, shape, crs):
+    """Return the greatest error of positions inside an image, how many lie there, and how many blocks bend."""
+    images, grid, geolocation = warped(np.zeros(shape, np.uint16), gcps, crs=crs)
     line, pixel = positions(grid, geolocation)
     worst, n_inside, n_bent = 0.0, 0, 0
     for tile in images._map.tiles(slice(0, grid.shape[0]), slice(0, grid.shape[1])):
         place, origin = (tile.rows, tile.columns), (tile.window.top, tile.window.left)
         wanted = line[place], pixel[place]
-        inside = (wanted[0] > 0) & (wanted[0] < 299) & (wanted[1] > 0) & (wanted[1] < 419)
+        inside = (wanted[0] > 0) & (wanted[0] < shape[0] - 1) & (wanted[1] > 0) & (wanted[1] < shape[1] - 1)
         for have, first, want in zip(images._map.positions(tile), origin, wanted, strict=True):
             worst = max(worst, float(np.abs(have / 65536 + first - want)[inside].max(initial=0)))
         n_inside, n_bent = n_inside + int(inside.sum()), n_bent + int(tile.bent.sum())
+    return worst, n_inside, n_bent
+
+
+@pytest.mark.parametrize("crs", [UTM, "EPSG:4326"])
+@pytest.mark.parametrize("relief", [0.0, 100.0, 5_000.0])
+def test_positions_are_right_to_an_eightieth_of_a_sample(relief, crs):
+    gcps, spec = points(relief_m=relief)
+    worst, n_inside, n_bent = told_positions(gcps, spec.shape, crs)
     assert n_inside > 100_000
     assert worst < ACCURACY_PX
     assert (n_bent > 0) == (relief > 0)
+
+
+@pytest.mark.parametrize(("every_line", "every_pixel"), [(1, 10), (9, 1), (1, 1)])
+def test_positions_in_cells_smaller_than_a_block_along_either_side_are_solved(every_line, every_pixel):
+    gcps, spec = points(shape=(150, 260))
+    lines, pixels = gcps.lines[::every_line], gcps.pixels[::every_pixel]
+    few = Gcps(lines, pixels, *(part[::every_line, ::every_pixel] for part in (gcps.longitude, gcps.latitude)))
+    worst, n_inside, _ = told_positions(few, spec.shape, UTM)
+    assert n_inside > 30_000
+    assert worst < ACCURACY_PX / 10
 
 
 def naive_bilinear(samples, line, pixel):
