@@ -80,10 +80,12 @@ docs: setup  ## Generate the reference pages and schemas from the code
 	$(BIN)/zarrmill reference
 
 bench: setup  ## Measure the engine (REPEATS=3 SIZE=10980 WITH_OTHERS=1 BIG=0)
+	$(BIN)/python -m compileall -q src benchmarks  # code that was changed since setup, where Python may not write it
 	$(BIN)/python -m benchmarks.engine --size $(SIZE) --repeats $(REPEATS) --uv $(UV) \
 	  $(if $(filter 1,$(WITH_OTHERS)),--others) $(if $(filter 1,$(BIG)),--big)
 
 bench-workflow: setup  ## Measure the workflow around the engine (REPEATS=3 SIZE=10980)
+	$(BIN)/python -m compileall -q src benchmarks
 	$(BIN)/python -m benchmarks.workflow --size $(SIZE) --repeats $(REPEATS)
 
 soak: setup servers  ## Backfill N tiny products while everything around it fails (N=1000 SEED=1)

@@ -346,6 +346,12 @@ def tree_sha256(store: Path) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def counts(store: Path) -> dict[str, int]:
+    """Number and bytes of every object but the root ``zarr.json``."""
+    sizes = [f.stat().st_size for f in store.rglob("*") if f.is_file() and f != store / "zarr.json"]
+    return {"n_objects": len(sizes), "n_bytes": sum(sizes)}
+
+
 def seal(store: Path) -> None:
     """Consolidate multiscales group and root anew, and renew the digest of a stamped store."""
     for group in (MULTISCALES, *MAPS):

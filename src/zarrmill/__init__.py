@@ -11,5 +11,5 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 __version__ = version("zarrmill")
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raised when the same recipe and source would give other bytes; part of every store's digest."""

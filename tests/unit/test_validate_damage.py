@@ -7,7 +7,9 @@ import geozarr_reference as ref
 import pytest
 from products import grd_recipe, product_row, recipe_for
 
-from zarrmill.model import Severity
+from zarrmill import stages
+from zarrmill.config import Validation
+from zarrmill.model import Severity, Verdict
 from zarrmill.sample.s1 import GrdSpec, build_grd
 from zarrmill.stages.convert import convert
 from zarrmill.stages.validate import validate
@@ -50,8 +52,8 @@ def told(made, root, node=None, change=lambda document: None):
         if "consolidated_metadata" in file.read_text() and file.parent != copy:
             ref.consolidate(copy, file.parent.relative_to(copy).as_posix())
     ref.consolidate(copy, "")
-    digest = ref.tree_sha256(copy)
-    ref.edit(copy, "", lambda document: document["attributes"]["zarrmill"].update(tree_sha256=digest))
+    stamp = {"tree_sha256": ref.tree_sha256(copy), **ref.counts(copy)}
+    ref.edit(copy, "", lambda document: document["attributes"]["zarrmill"].update(stamp))
     report = validate(str(copy), source=str(source), recipe=recipe, product=row)
     return {(f.code, f.path) for f in report.findings if f.severity is not Severity.INFO}
 
@@ -131,3 +133,75 @@ def test_store_of_another_source_or_recipe_is_told(tile, tmp_path, key):
 )
 def test_tile_says_what_the_source_says(tile, tmp_path, code, path, change):
     assert (code, f"/{path}") in told(tile, tmp_path, path, change)
+
+
+LEVEL = "measurements/reflectance/r10m/b02"
+
+
+def lost(store):
+    max((store / LEVEL / "c").rglob("*"), key=lambda file: file.is_file()).unlink()
+
+
+def cut(store):
+    file = max((store / LEVEL / "c").rglob("*"), key=lambda file: file.is_file())
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def strange(store):
+    (store / "preview.png").write_bytes(b"image")
+
+
+@pytest.mark.parametrize("change", [lost, cut, strange])
+@pytest.mark.parametrize("depth", ["structure", "sampled"])
+def test_object_that_is_lost_cut_or_added_is_found_by_a_listing(tile, tmp_path, change, depth):
+    store = tmp_path / "s.zarr"
+    shutil.copytree(tile[3], store)
+    change(store)
+    limits = Validation(readers=(), depth=depth, sample_share=0.0001)
+    report = validate(str(store), recipe=tile[2].model_copy(update={"validation": limits}))
+    assert next(f for f in report.findings if f.code == "structure.objects").severity is Severity.ERROR
+    assert report.verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize("stamp", [{"n_objects": None}, {"n_bytes": "many"}, {"n_objects": True, "n_bytes": 1.5}])
+def test_numbers_of_a_stamp_that_are_none_are_told(tile, tmp_path, stamp):
+    changed = told(tile, tmp_path)
+    assert changed == set()
+    store = tmp_path / tile[3].name
+    ref.edit(store, "", lambda document: document["attributes"]["zarrmill"].update(stamp))
+    assert "structure.objects" in {f.code for f in validate(str(store), recipe=tile[2]).findings}
+
+
+def test_store_of_an_earlier_format_says_no_numbers_and_is_as_good(tile, tmp_path):
+    store = tmp_path / "s.zarr"
+    shutil.copytree(tile[3], store)
+
+    def earlier(document):
+        for key in ("n_objects", "n_bytes"):
+            document["attributes"]["zarrmill"].pop(key)
+
+    ref.edit(store, "", earlier)
+    report = validate(str(store), source=str(tile[0]), recipe=tile[2], product=tile[1])
+    assert {f.code for f in report.findings if f.severity is not Severity.INFO} == set()
+    absent = {f.code: f.severity for f in validate(str(store), recipe=sampled(tile[2])).findings}
+    assert absent["structure.absent_chunk"] is Severity.WARNING
+
+
+def test_absent_chunks_of_a_store_that_is_complete_are_no_data(tile):
+    found = {f.code: f.severity for f in validate(str(tile[3]), recipe=sampled(tile[2])).findings}
+    assert found["structure.absent_chunk"] is Severity.INFO
+
+
+def test_what_was_written_in_a_complete_store_is_not_searched_for_lost_chunks(tile, monkeypatch):
+    asked = []
+    run_job = stages.validate.run_job
+    monkeypatch.setattr(stages.validate, "run_job", lambda job, *rest: asked.append(job.suspects) or run_job(job, *rest))
+    report = validate(str(tile[3]), source=str(tile[0]), recipe=sampled(tile[2]), product=tile[1])
+    assert report.verdict is Verdict.PASS
+    assert set(asked) == {()}
+
+
+def sampled(recipe):
+    return recipe.model_copy(
+        update={"validation": recipe.validation.model_copy(update={"depth": "sampled", "sample_share": 0.01})}
+    )

@@ -49,6 +49,7 @@ _TABLE: tuple[tuple[str, Severity, Severity, str, str], ...] = (
     ("structure.root_metadata", E, I, "The root lacks a part of the source's product metadata, or says it otherwise.", _AGAIN),
     ("structure.group_metadata", E, I, "A group lacks an attribute of the source, or says it otherwise.", _AGAIN),
     ("structure.digest", E, E, "The objects are not those over which `tree_sha256` was taken.", _DAMAGED),
+    ("structure.objects", E, E, "The store has more or fewer objects or bytes than when it was sealed.", _DAMAGED),
     ("structure.stamp", E, E, "The store was made of another source or by another recipe than it is validated with.", _DAMAGED),
     ("structure.missing_chunk", E, E, "A chunk object is absent although the source has data there.", _DAMAGED),
     ("structure.absent_chunk", W, W, "Chunk objects are absent; without a source, loss and nodata look alike.", "Give a source."),

@@ -95,6 +95,11 @@ class StoreTree:
         """Whether the store says that zarrmill wrote it."""
         return "" in self.nodes and "zarrmill" in self.nodes[""].attributes
 
+    @property
+    def stamp(self) -> Json:
+        """What zarrmill wrote of the whole store into its root; None in other stores."""
+        return self.nodes[""].attributes.get("zarrmill") if "" in self.nodes else None
+
     @cached_property
     def arrays(self) -> dict[str, ArrayMeta]:
         """Path to layout of every array."""
@@ -221,6 +226,20 @@ def check_structure(tree: StoreTree, checks: Checks, max_objects: int, in_source
     for name in sorted(in_source & {"stac_discovery", "other_metadata"}):
         found = "" in tree.nodes and name in tree.nodes[""].attributes
         checks.expect(found, "structure.root_metadata", "", f"attribute {name} of the source is absent")
+
+
+def check_listing(tree: StoreTree, checks: Checks) -> bool:
+    """Compare number and bytes of all objects but the root with its stamp; return whether the store is proven complete.
+
+    It is not where objects cannot be listed, nor in stores of others and of format 2 and before, which say no numbers.
+    """
+    stamp = tree.stamp if isinstance(tree.stamp, dict) else {}
+    wanted = {key: stamp[key] for key in ("n_objects", "n_bytes") if key in stamp}
+    if tree.sizes is None or not wanted:
+        return False
+    sizes = [size for key, size in tree.sizes.items() if key != "zarr.json"]
+    found = {"n_objects": len(sizes), "n_bytes": sum(sizes)}
+    return checks.expect(wanted == found, "structure.objects", "", f"beside the root {found}, it was sealed with {wanted}")
 
 
 def _check_nodes(tree: StoreTree, checks: Checks) -> None:

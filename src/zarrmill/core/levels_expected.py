@@ -66,7 +66,9 @@ def first_layers(pixels: Pixels, rule: Rule, nodata: int | None) -> Layers:
         values = pixels if narrow else pixels.astype(np.int64)
         return {0: np.where(valid, values, 0).astype(values.dtype) if nodata else values, 1: valid}
     if rule == "mode":
-        return {int(value): pixels == value for value in np.unique(pixels)}
+        few = pixels.dtype.itemsize == 1 and pixels.size and pixels.min() >= 0  # looking for each is faster than sorting
+        classes = range(int(pixels.max()) + 1) if few else np.unique(pixels).tolist()
+        return {value: layer for value in classes if (layer := pixels == value).any()}
     return {0: pixels}
 
 

@@ -8,7 +8,6 @@ import json
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +23,7 @@ from zarrmill.io.blosc import DECODE_ERRORS
 from zarrmill.io.chunk_layout import layout_v2, layout_v3
 from zarrmill.io.chunk_reader import ByteReader, ChunkError, ChunkReader
 from zarrmill.io.objects import Objects
+from zarrmill.io.places import together
 from zarrmill.io.source import read_tree
 from zarrmill.model import Json, SourceArray, SourceTree
 
@@ -188,8 +188,9 @@ def read_documents(objects: Objects, read: ByteReader, sizes: Mapping[str, int] 
             except MissingObjectError:
                 raise StoreError(f"{objects.href}: no zarr.json there; check the address", kind="missing") from None
         keys = ["zarr.json", *(f"{path}/zarr.json" for path in _consolidated_paths(root))]
-    with reachable(), ThreadPoolExecutor(max(threads, 1) * 4) as pool:
-        found = pool.map(lambda key: _get(read, key), keys)
+    n_asked = 1 if objects.local is not None else max(threads, 1) * 4  # a disk answers before a thread is there to ask it
+    with reachable():
+        found = together(lambda key: _get(read, key), keys, n_asked)
         return {key.rpartition("/")[0]: data for key, data in zip(keys, found, strict=True) if data is not None}
 
 

@@ -205,9 +205,8 @@ class _Conversion:
         documents = self._documents()
         written = self._write(documents, recipe.pixels)
         meter.step("pixels")
-        digest = tree_digest((item.key, item.n_bytes, item.sha256) for item in written)
         self._check_source()
-        self._writer.seal(_json(self._root(documents, product, recipe, digest)), written)
+        self._writer.seal(_json(self._root(documents, product, recipe, written)), written)
         meter.step("seal")
 
     def _still(self, identity: str) -> str:
@@ -392,12 +391,17 @@ class _Conversion:
                 nodes[path] = group_document(self._plan.groups[path], members)
         return nodes
 
-    def _root(self, documents: Mapping[str, dict[str, Any]], product: Product, recipe: Recipe, digest: str) -> dict[str, Any]:
+    def _root(
+        self, documents: Mapping[str, dict[str, Any]], product: Product, recipe: Recipe, written: Sequence[Written]
+    ) -> dict[str, Any]:
+        """Return the root ``zarr.json``, stamped with what the store was made of and all that it has beside this one object."""
         mark = {
             "format": FORMAT_VERSION,
             "recipe_sha256": recipe.pixels.digest(),
             "source_fingerprint": product.source_fingerprint,
-            "tree_sha256": digest,
+            "n_objects": len(written),
+            "n_bytes": sum(item.n_bytes for item in written),
+            "tree_sha256": tree_digest((item.key, item.n_bytes, item.sha256) for item in written),
         }
         if self._findings:
             mark["findings"] = [asdict(finding) for finding in sorted(self._findings, key=_order)]

@@ -69,8 +69,10 @@ class _Run:
     checks: Checks = field(default_factory=Checks)
     tree: StoreTree = field(default_factory=lambda: StoreTree({}, None))
     arrays: dict[str, ArrayReader] = field(default_factory=dict)
-    verified: bool = False
-    """The digest over every object was found right."""
+    complete: bool = False
+    """Nothing is absent that was written: number and bytes of all objects, or their digest, are those of the seal."""
+    vectors: "dict[str, checks_georef.Vector | str]" = field(default_factory=dict)
+    """Values of one-dimensional arrays in groups with a place on the map, or why they cannot be had."""
     apart: readers.Apart | None = None
     """Readers in a process of their own; None where they are asked in this one, or not at all."""
     readers: dict[str, str] = field(default_factory=dict)
@@ -191,21 +193,20 @@ def _check(run: _Run) -> None:
         sealed = run.checks.expect("" in documents, "structure.unsealed", "", "no root zarr.json")
         root_keys = frozenset(given.attributes) if given else frozenset()
         checks_tree.check_structure(run.tree, run.checks, run.limits.max_objects, root_keys)
+        run.complete = checks_tree.check_listing(run.tree, run.checks)
         checks_arrays.check_arrays(run.tree, given, run.checks, run.limits)
         check_attributes(run.tree, given, run.checks, run.product_types, run.pixels)
         if given is not None:
             checks_arrays.check_complete(run.tree, given, run.checks, run.pixels or Pixels())
             jobs, compared = _comparisons(run, given)
-    with run.step("conventions"):
-        check_conventions(run.tree, run.checks)
-        checks_layout.check_layouts(run.tree, run.checks, run.pixels, given)
-        checks_georef.check_georef(run.tree, given, lambda path: _vector(run, path), run.checks)
+        run.vectors = _vectors(run)
     target = _target(run) if sealed else None
     if run.limits.depth == "structure":
+        _check_conventions(run, given)
         _tell_readers(run, target, _ask_readers(run, target))
     else:
         with run.step("values"):
-            _check_values(run, jobs, compared, target)
+            _check_values(run, jobs, compared, target, given)
     with run.step("digest"):
         _check_digest(run)
         _tell_absent(run, compared)
@@ -243,17 +244,17 @@ def _source_tree(source: SourceReader) -> GivenTree:
     return GivenTree(arrays, source.attributes, source.groups, images)
 
 
-def _vector(run: _Run, path: str) -> "checks_georef.Vector | str":
-    array = run.arrays.get(path)
-    if array is None:
-        return "array cannot be opened"
-    return array.read(tuple(slice(0, n) for n in array.shape))
+def _vectors(run: _Run) -> "dict[str, checks_georef.Vector | str]":
+    """Read what may be coordinates of pixels, before others read arrays at the same time; or say why it cannot be read."""
+    placed = {path for path, node in run.tree.nodes.items() if "spatial:transform" in node.attributes}
+    vectors = [path for path, array in run.tree.arrays.items() if run.tree.nodes[path].parent in placed and len(array.shape) == 1]
+    opened = {path: run.arrays.get(path) for path in vectors}
+    return {path: array.read((slice(0, *array.shape),)) if array else "cannot be opened" for path, array in opened.items()}
 
 
 def _check_digest(run: _Run) -> None:
     """Compare source, recipe and the digest over all objects with those in the root attribute ``zarrmill``."""
-    root = run.tree.nodes.get("")
-    stamp = root.attributes.get("zarrmill") if root else None
+    stamp = run.tree.stamp
     wanted = stamp.get("tree_sha256") if isinstance(stamp, dict) else None
     for key, value in run.stamp.items() if run.tree.ours else ():
         found = stamp.get(key) if isinstance(stamp, dict) else None
@@ -264,11 +265,19 @@ def _check_digest(run: _Run) -> None:
     elif isinstance(wanted, str) and isinstance(run.read, HashedObjects):
         with store_reader.reachable():
             found = run.read.tree_sha256(run.threads)
-        run.verified = run.checks.expect(found == wanted, "structure.digest", "", f"tree_sha256 {found}, the root says {wanted}")
+        run.complete = run.checks.expect(found == wanted, "structure.digest", "", f"tree_sha256 {found}, the root says {wanted}")
 
 
-def _check_values(run: _Run, jobs: list[Job], compared: set[str], target: readers.Target | None) -> None:
-    """Carry out the comparisons, decode what nothing can be compared with, and ask other readers meanwhile."""
+def _check_conventions(run: _Run, given: GivenTree | None) -> None:
+    """Check what needs no pixels and much of Python: libraries of the conventions, pyproj among them, are imported for it."""
+    with run.step("conventions"):
+        check_conventions(run.tree, run.checks)
+        checks_layout.check_layouts(run.tree, run.checks, run.pixels, given)
+        checks_georef.check_georef(run.tree, given, run.vectors.__getitem__, run.checks)
+
+
+def _check_values(run: _Run, jobs: list[Job], compared: set[str], target: readers.Target | None, given: GivenTree | None) -> None:
+    """Carry out the comparisons, decode what nothing can be compared with; check conventions and ask other readers meanwhile."""
     jobs = jobs + [Job(base=array, decode_only=True) for path, array in run.arrays.items() if path not in compared]
     share = 1.0 if run.limits.depth == "full" else run.limits.sample_share
     costs = {job.base.path: job.cost_bytes for job in jobs}
@@ -283,8 +292,10 @@ def _check_values(run: _Run, jobs: list[Job], compared: set[str], target: reader
         return result, checks_s1.compare_image(pair, None if share == 1 else run.seed, advance) if pair else None
 
     with _pool(run, max([1, *costs.values()])) as pool:
+        conventions = pool.submit(_check_conventions, run, given)
         answers = pool.submit(_ask_readers, run, target)
         results = list(pool.map(one, ordered))
+        conventions.result()  # nobody else may tell findings meanwhile
         again = list(pool.map(lambda array: reread(array, run.seed), _one_of_each_kind(run)))
         _tell_readers(run, target, answers.result())
     levels, compared_images = [level for level, _ in results], [image for _, image in results if image is not None]
@@ -336,7 +347,7 @@ def _tell_absent(run: _Run, compared: set[str]) -> None:
             continue
         if absent := checks_tree.absent_chunks(run.tree, path):
             text = f"{len(absent)} of {math.prod(run.tree.arrays[path].grid)} chunk objects are absent, first {absent[0]}"
-            severity = Severity.INFO if run.verified else None
+            severity = Severity.INFO if run.complete else None
             run.checks.note("structure.absent_chunk", path, text, severity)
 
 
@@ -370,12 +381,12 @@ def _tell(run: _Run, outcomes: Iterable[Outcome]) -> None:
 
 
 def _job(run: _Run, base: ArrayReader, native: ArrayReader | None, levels: tuple[LevelTarget, ...]) -> Job:
-    """Return the job of one source array, with the regions that lack a chunk object on one of the arrays made from it."""
+    """Return the job of one source array, with the regions that lack a chunk object which may be lost on arrays made from it."""
     places = [(native.path, 1)] if native is not None else []
     places += [(level.array.path, level.factor) for level in levels]
     suspects = tuple(
         tuple(slice(i * edge * factor, (i + 1) * edge * factor) for i, edge in zip(index, run.arrays[path].chunks, strict=True))
-        for path, factor in places
+        for path, factor in (places if not run.complete else ())
         for index in checks_tree.absent_chunks(run.tree, path)
     )
     fill_is_zero = all(run.tree.nodes[path].document.get("fill_value") == 0 for path, _ in places)
