@@ -98,6 +98,12 @@ def check_georef(tree: StoreTree, source: GivenTree | None, read: ReadVector, ch
         _check_root(tree, checks)
 
 
+def axis_names(group: Node) -> list[str]:
+    """Names of the arrays that place the pixels of a group, that along the columns last."""
+    names = group.attributes.get("spatial:dimensions")
+    return [str(name) for name in names] if isinstance(names, list) and len(names) == 2 else ["y", "x"]
+
+
 def _in_plane(node: Node) -> bool:
     return node.array is not None and node.array.dims is not None and set(node.array.dims[-2:]) == {"y", "x"}
 
@@ -171,8 +177,7 @@ def _check_coordinates(
     tree: StoreTree, node: Node, transform: Transform, shape: tuple[int, int], read: ReadVector, checks: Checks
 ) -> None:
     """Compare y and x with the pixel centres of an unrotated transform."""
-    names = node.attributes.get("spatial:dimensions")
-    names = [str(name) for name in names] if isinstance(names, list) and len(names) == 2 else ["y", "x"]
+    names = axis_names(node)
     for name, size, origin, step in zip(names, shape, (transform[5], transform[2]), (transform[4], transform[0]), strict=True):
         vector = tree.arrays_of(node.path).get(name)
         path = f"{node.path}/{name}".lstrip("/")

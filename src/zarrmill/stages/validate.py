@@ -245,11 +245,15 @@ def _source_tree(source: SourceReader) -> GivenTree:
 
 
 def _vectors(run: _Run) -> "dict[str, checks_georef.Vector | str]":
-    """Read what may be coordinates of pixels, before others read arrays at the same time; or say why it cannot be read."""
-    placed = {path for path, node in run.tree.nodes.items() if "spatial:transform" in node.attributes}
-    vectors = [path for path, array in run.tree.arrays.items() if run.tree.nodes[path].parent in placed and len(array.shape) == 1]
-    opened = {path: run.arrays.get(path) for path in vectors}
-    return {path: array.read((slice(0, *array.shape),)) if array else "cannot be opened" for path, array in opened.items()}
+    """Read the coordinates of pixels, before others read arrays at the same time, or say why they cannot be read."""
+    vectors: dict[str, checks_georef.Vector | str] = {}
+    for path, node in run.tree.nodes.items():
+        for name in checks_georef.axis_names(node) if "spatial:transform" in node.attributes else ():
+            axis = run.tree.arrays_of(path).get(name)
+            if axis is not None and axis.array is not None and len(axis.array.shape) == 1:
+                array = run.arrays.get(axis.path)
+                vectors[axis.path] = array.read((slice(0, *array.shape),)) if array else "cannot be opened"
+    return vectors
 
 
 def _check_digest(run: _Run) -> None:
