@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import select
 import statistics
 import subprocess
 import sys
@@ -108,17 +109,17 @@ class _Queue:
 def _watch(pid: int, queue: _Queue) -> tuple[int, int, struct_rusage]:
     """Return peak memory, exit status and resource usage of a child process when it has ended."""
     tree, peak, looks = [psutil.Process(pid)], 0, 0
-    while True:
-        found, status, usage = os.wait4(pid, os.WNOHANG)
-        if found:
-            return peak, status, usage
+    ended = select.poll()
+    ended.register(descriptor := os.pidfd_open(pid), select.POLLIN)
+    while not ended.poll(1000 * EVERY_S):  # its end is seen at once, not a look later
         if looks % CHILDREN_EVERY == 0:
             with suppress(psutil.Error):
                 tree = [tree[0], *tree[0].children(recursive=True)]
             queue.look(process.pid for process in tree)
         looks += 1
         peak = max(peak, sum(_memory(process, alone=len(tree) == 1) for process in tree))
-        time.sleep(EVERY_S)
+    os.close(descriptor)
+    return peak, *os.wait4(pid, 0)[1:]
 
 
 def _memory(process: psutil.Process, *, alone: bool) -> int:

@@ -98,6 +98,13 @@ def test_small_arrays_have_any_dimensions(source_copy, tmp_path, dims, group):
     assert told(source, tmp_path) == {}
 
 
+@pytest.mark.parametrize("dims", [("y", "x"), ("band", "detector")])
+def test_small_arrays_may_lie_beside_levels_as_in_the_source(source_copy, tmp_path, dims):
+    source = source_copy("l2a")
+    add_array(source, "quality/mask/response", np.ones((13, 2), "f4"), list(dims))
+    assert told(source, tmp_path, overviews=["quality/mask"]) == {}
+
+
 def state_crs(source: Path, places: dict[str, object]) -> None:
     """Let only these places of a product state its CRS, ``<path>/<node document>`` to attributes."""
 

@@ -43,7 +43,7 @@ def check_layouts(tree: StoreTree, checks: Checks, pixels: Pixels | None, source
             bool(levels), "layout.malformed", node.path, "multiscales.layout is no list of entries that name an asset"
         ):
             continue
-        _check_entries(tree, node, levels, checks)
+        _check_entries(tree, node, levels, checks, source)
         _check_order(node, levels, checks)
         for level in levels:
             _check_parent(level, levels, checks)
@@ -87,20 +87,26 @@ def _transform(entry: Mapping[str, Any], node: Node | None) -> Transform | None:
     return as_transform(entry.get("spatial:transform")) or own
 
 
-def _check_entries(tree: StoreTree, node: Node, levels: list[Level], checks: Checks) -> None:
+def _check_entries(tree: StoreTree, node: Node, levels: list[Level], checks: Checks, source: GivenTree | None) -> None:
     for level in levels:
         checks.expect(level.node is not None, "layout.asset", level.path, f"asset {level.asset!r} of /{node.path} is not there")
         wanted = ["spatial:shape", "spatial:transform", "transform"] + (["derived_from"] if level is not levels[0] else [])
         lacking = [key for key in wanted if key not in level.entry]
         checks.expect(not lacking, "layout.incomplete", level.path, f"layout entry lacks {lacking}")
-    own = sorted(tree.rasters_of(node.path))
     assets = {level.asset for level in levels}
-    extra = [name for name in own if name not in assets and "." not in assets]
+    rasters = {name: raster for name, raster in tree.rasters_of(node.path).items() if name not in assets and "." not in assets}
+    given = source.arrays if source else {}
+    extra = sorted(name for name, raster in rasters.items() if raster.path not in given and not _is_table(raster))
     checks.expect(not extra, "layout.arrays_in_group", node.path, f"arrays {extra} lie beside the levels")
     coarsest = levels[-1].shape
     if coarsest:
         text = f"the coarsest level {levels[-1].asset} has {coarsest} px, expected at most {COARSEST_PX}"
         checks.expect(max(coarsest) <= COARSEST_PX, "layout.coarsest", node.path, text)
+
+
+def _is_table(node: Node) -> bool:
+    """Whether an array says that it has no pixels: neither of its last two dimensions is one of the map's."""
+    return node.array is not None and node.array.dims is not None and not {"y", "x"} & set(node.array.dims[-2:])
 
 
 def _check_order(node: Node, levels: list[Level], checks: Checks) -> None:
