@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import signal
 import threading
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -10,7 +11,14 @@ import pytest
 from snakemake import common
 from snakemake.scheduling import job_scheduler
 
-from zarrmill.io.scheduling import LATER, PARAMETERS, ask_no_sizes, know_parameters, look_again_once
+from zarrmill.io.scheduling import (
+    LATER,
+    PARAMETERS,
+    ask_no_sizes,
+    end_in_a_thread,
+    know_parameters,
+    look_again_once,
+)
 
 
 def scheduler(method: Any) -> ModuleType:
@@ -112,3 +120,19 @@ def test_looking_again_fits_the_scheduler_that_is_installed() -> None:
     kind = job_scheduler.JobScheduler
     assert tuple(inspect.signature(kind._schedule_reevalutation).parameters) == LATER
     assert "self._open_jobs.release()" in inspect.getsource(kind._schedule_reevalutation)
+
+
+def test_sigterm_while_the_scheduler_is_at_work_is_taken_when_it_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_scheduler.JobScheduler, "exit_gracefully", job_scheduler.JobScheduler.exit_gracefully)
+    end_in_a_thread(job_scheduler)
+    one = object.__new__(job_scheduler.JobScheduler)
+    one._lock, one._open_jobs, one._user_kill = threading.Lock(), threading.Semaphore(0), None
+    before = signal.signal(signal.SIGTERM, one.exit_gracefully)
+    try:
+        with one._lock:
+            signal.raise_signal(signal.SIGTERM)  # an own handler of Snakemake would never return
+            assert one._user_kill is None
+        assert one._open_jobs.acquire(timeout=30)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert one._user_kill == "graceful"

@@ -221,6 +221,26 @@ def test_a_driver_that_was_suspended_gives_way_to_its_successor(work: Workspace,
     assert work.zarrmill("status").stdout.startswith("2/2 ok")
 
 
+def test_sigterm_while_a_target_is_uploaded_ends_the_driver(
+    work: Workspace, s3_bucket: Bucket, proxied: Callable[[str], FaultProxy]
+) -> None:
+    work.plan()
+    proxy = proxied(s3_bucket.url)
+    slow = Rule("latency", method="PUT", path="/benchmarks/convert/", n=1, seconds=5.0)  # which the driver itself writes
+    proxy.rules.append(slow)
+    driver = work.start(env={"AWS_ENDPOINT_URL": proxy.url})
+    try:
+        _wait(lambda: slow.n_met == 1)
+        driver.terminate()
+        output, _ = driver.communicate(timeout=120)
+    finally:
+        driver.kill()
+    assert (driver.returncode, '"event": "end"' in output) == (1, True), output
+    assert work.zarrmill("status").stdout.startswith("0/2 ok")
+    work.snakemake()
+    assert work.zarrmill("status").stdout.startswith("2/2 ok")
+
+
 def test_a_bucket_that_would_lose_the_state_starts_no_run(
     work: Workspace, s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,12 @@ from zarrmill.io.objects import local_path
 from zarrmill.io.pods import fence_executor
 from zarrmill.io.process import spare_collector, spare_imports, tell
 from zarrmill.io.progress import remove_finished
-from zarrmill.io.scheduling import ask_no_sizes, know_parameters, look_again_once
+from zarrmill.io.scheduling import (
+    ask_no_sizes,
+    end_in_a_thread,
+    know_parameters,
+    look_again_once,
+)
 from zarrmill.io.scripts import read_once
 from zarrmill.io.session import begin_session
 from zarrmill.io.state import State
@@ -58,6 +63,7 @@ try:
     read_once(snakemake_script)
     ask_no_sizes(snakemake_scheduler)
     look_again_once(snakemake_scheduler)
+    end_in_a_thread(snakemake_scheduler)
     ROOT = target_root(
         STATE, SETTINGS.state_root, workflow.storage_settings.default_storage_prefix
     )

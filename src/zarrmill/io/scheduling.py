@@ -1,4 +1,4 @@
-"""What Snakemake does again and again for every job.
+"""What Snakemake does again and again for every job, and how it takes SIGTERM.
 
 * Sizes of inputs, which its scheduler asks for: of all jobs that are ready, whenever it looks for the next ones. In a bucket each
   is a request: with 250 products that are ready and one that ends, 250. Sizes only order jobs with temporary inputs and jobs that
@@ -7,6 +7,8 @@
 * Looking for jobs that can begin: a second after each look, because of the limit on jobs in a time; and a second after each of
   those. Every job that ends begins such a chain, so that after 1,500 jobs there are 1,500 looks a second; and the last one keeps
   a driver that is done from ending.
+* SIGTERM: its handler takes the scheduler's lock, which the thread that it interrupts holds while it uploads what jobs wrote:
+  such a driver stands still for ever (Snakemake 9.27).
 """
 
 import inspect
@@ -76,3 +78,17 @@ def look_again_once(scheduler: ModuleType) -> None:
         timer.start()
 
     kind._schedule_reevalutation = _schedule_reevalutation
+
+
+def end_in_a_thread(scheduler: ModuleType) -> None:
+    """Let the scheduler take SIGTERM when it is done with what it does just then, where its handler would wait for itself.
+
+    Args: scheduler: the module ``snakemake.scheduling.job_scheduler``, whose ``JobScheduler`` ends by ``exit_gracefully``.
+    """
+    kind: Any = scheduler.JobScheduler  # Snakemake has no types
+    end = kind.exit_gracefully
+
+    def exit_gracefully(self: Any, *signal: Any) -> None:
+        threading.Thread(target=end, args=(self, *signal), daemon=True).start()
+
+    kind.exit_gracefully = exit_gracefully
