@@ -111,15 +111,16 @@ def _watch(pid: int, queue: _Queue) -> tuple[int, int, struct_rusage]:
     tree, peak, looks = [psutil.Process(pid)], 0, 0
     ended = select.poll()
     ended.register(descriptor := os.pidfd_open(pid), select.POLLIN)
-    while not ended.poll(1000 * EVERY_S):  # its end is seen at once, not a look later
+    while True:
         if looks % CHILDREN_EVERY == 0:
             with suppress(psutil.Error):
                 tree = [tree[0], *tree[0].children(recursive=True)]
             queue.look(process.pid for process in tree)
         looks += 1
         peak = max(peak, sum(_memory(process, alone=len(tree) == 1) for process in tree))
-    os.close(descriptor)
-    return peak, *os.wait4(pid, 0)[1:]
+        if ended.poll(1000 * EVERY_S):  # its end is seen at once, not a look later
+            os.close(descriptor)
+            return peak, *os.wait4(pid, 0)[1:]
 
 
 def _memory(process: psutil.Process, *, alone: bool) -> int:

@@ -113,7 +113,7 @@ class Measured:
     threads: int = 1
     attempt: int = 1
     steps_s: Mapping[str, float] = field(default_factory=dict)
-    """Seconds by step of the stage."""
+    """Seconds by step of the stage; steps may run side by side."""
     software: Mapping[str, str] = field(default_factory=dict)
     """Versions of the packages that shaped the result."""
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,7 @@ def test_same_bytes_on_every_run_and_any_thread_count(shared_sources, tmp_path):
 
 CONVERT = """
 import sys
+import threading
 from zarrmill.config import Recipe
 from zarrmill.model import Product
 from zarrmill.stages.convert import convert
@@ -388,3 +390,26 @@ def test_journal_left_by_a_kill_after_the_seal_is_removed(shared_sources, tmp_pa
 
 def test_config_error_has_exit_code_2():
     assert ConfigError("x").exit_code == 2
+
+
+def test_interrupt_ends_a_conversion_at_the_next_stripe(shared_sources, tmp_path, monkeypatch):
+    begun, taken = threading.Event(), []
+    take = stage._Conversion._go_on
+
+    def go_on(self):
+        taken.append(self._stop.is_set())
+        begun.set()
+        self._stop.wait(30)
+        take(self)
+
+    def interrupted(futures, return_when):
+        assert begun.wait(30)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage._Conversion, "_go_on", go_on)
+    monkeypatch.setattr(stage, "wait", interrupted)
+    recipe = recipe_for("S02MSIL2A")
+    with pytest.raises(KeyboardInterrupt):
+        convert(product_row(shared_sources["l2a"], recipe), recipe=recipe, store_root=str(tmp_path), threads=2)
+    assert 1 <= len(taken) <= 2, "one stripe of each worker, no other raster"
+    assert not list(tmp_path.rglob("*.zarr/zarr.json"))

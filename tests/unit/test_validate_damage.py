@@ -5,10 +5,12 @@ from pathlib import Path
 
 import geozarr_reference as ref
 import pytest
+import zarr
 from products import grd_recipe, product_row, recipe_for
 
 from zarrmill import stages
 from zarrmill.config import Validation
+from zarrmill.io.store_reader import ArrayReader
 from zarrmill.model import Severity, Verdict
 from zarrmill.sample.s1 import GrdSpec, build_grd
 from zarrmill.stages.convert import convert
@@ -163,6 +165,42 @@ def test_object_that_is_lost_cut_or_added_is_found_by_a_listing(tile, tmp_path, 
     assert report.verdict is Verdict.FAIL
 
 
+def test_stamp_of_this_format_without_numbers_is_told(tile, tmp_path):
+    store = tmp_path / "s.zarr"
+    shutil.copytree(tile[3], store)
+    ref.edit(store, "", lambda node: [node["attributes"]["zarrmill"].pop(key) for key in ("n_objects", "n_bytes")])
+    assert "structure.objects" in {f.code for f in validate(str(store), recipe=tile[2]).findings}
+
+
+def test_chunk_that_the_source_did_not_have_when_it_was_converted_is_looked_for(tmp_path, source_copy):
+    """A provider may publish chunks late, under the same metadata."""
+    source, band = source_copy("l2a"), "quality/mask/r10m/b02"
+    made = zarr.open_array(source / band, mode="r+")
+    made[...] = 0
+    made[:5, :5] = 1
+    chunk = next(file for file in (source / band).iterdir() if file.name.startswith("0"))
+    late = chunk.read_bytes()
+    chunk.unlink()
+    source, row, recipe, store = converted(source, "S02MSIL2A", recipe_for("S02MSIL2A"), tmp_path)
+    few = recipe.validation.model_copy(update={"depth": "sampled", "sample_share": 1e-9})
+    sparse = recipe.model_copy(update={"validation": few})
+    chunk.write_bytes(late)
+    found = {f.code for f in validate(str(store), source=str(source), recipe=sparse, product=row).findings}
+    assert "structure.missing_chunk" in found
+
+
+def test_axis_of_another_size_is_told_and_not_read(tile, tmp_path, monkeypatch):
+    store = tmp_path / "s.zarr"
+    shutil.copytree(tile[3], store)
+    ref.edit(store, "measurements/reflectance/r10m/x", lambda node: node.update(shape=[10**11]))
+    read = []
+    monkeypatch.setattr(ArrayReader, "read", lambda self, region: read.append(self.path) or "not read")
+    found = validate(str(store), recipe=tile[2]).findings
+    assert ("georef.coordinates", "/measurements/reflectance/r10m/x") in {(f.code, f.path) for f in found}
+    assert "measurements/reflectance/r10m/y" in read
+    assert "measurements/reflectance/r10m/x" not in read
+
+
 @pytest.mark.parametrize("stamp", [{"n_objects": None}, {"n_bytes": "many"}, {"n_objects": True, "n_bytes": 1.5}])
 def test_numbers_of_a_stamp_that_are_none_are_told(tile, tmp_path, stamp):
     changed = told(tile, tmp_path)
@@ -177,8 +215,10 @@ def test_store_of_an_earlier_format_says_no_numbers_and_is_as_good(tile, tmp_pat
     shutil.copytree(tile[3], store)
 
     def earlier(document):
+        stamp = document["attributes"]["zarrmill"]
+        stamp |= {"format": 2}
         for key in ("n_objects", "n_bytes"):
-            document["attributes"]["zarrmill"].pop(key)
+            stamp.pop(key)
 
     ref.edit(store, "", earlier)
     report = validate(str(store), source=str(tile[0]), recipe=tile[2], product=tile[1])

@@ -103,6 +103,9 @@ def test_small_arrays_may_lie_beside_levels_as_in_the_source(source_copy, tmp_pa
     source = source_copy("l2a")
     add_array(source, "quality/mask/response", np.ones((13, 2), "f4"), list(dims))
     assert told(source, tmp_path, overviews=["quality/mask"]) == {}
+    store = next((tmp_path / "out").rglob("*.zarr"))
+    alone = validate(str(store), recipe=recipe_for("S02MSIL2A", overviews=["quality/mask"]))
+    assert "layout.arrays_in_group" not in {f.code for f in alone.findings}
 
 
 def state_crs(source: Path, places: dict[str, object]) -> None:

@@ -52,7 +52,13 @@ _TABLE: tuple[tuple[str, Severity, Severity, str, str], ...] = (
     ("structure.objects", E, E, "The store has more or fewer objects or bytes than when it was sealed.", _DAMAGED),
     ("structure.stamp", E, E, "The store was made of another source or by another recipe than it is validated with.", _DAMAGED),
     ("structure.missing_chunk", E, E, "A chunk object is absent although the source has data there.", _DAMAGED),
-    ("structure.absent_chunk", W, W, "Chunk objects are absent; without a source, loss and nodata look alike.", "Give a source."),
+    (
+        "structure.absent_chunk",
+        W,
+        W,
+        "Chunk objects are absent: loss or nodata; an info where the stamp proves the store complete.",
+        "Give a source.",
+    ),
     (
         "structure.not_listed",
         I,
@@ -108,7 +114,7 @@ _TABLE: tuple[tuple[str, Severity, Severity, str, str], ...] = (
     ("layout.levels", E, I, "A level that the recipe asks for, or all levels of a group of maps, are absent.", _AGAIN),
     ("layout.resampling", E, I, "`resampling_method` of an entry is not the rule of the group's arrays.", _WRITER),
     ("layout.coarsest", W, I, "The coarsest level is wider than 1024 px.", "Add coarser levels to the recipe."),
-    ("layout.arrays_in_group", E, I, "The multiscales group itself holds arrays beside its levels.", _WRITER),
+    ("layout.arrays_in_group", E, I, "The multiscales group itself holds rasters beside its levels.", _WRITER),
     ("georef.missing", E, I, "A georeferenced group lacks convention attributes.", _WRITER),
     ("georef.shape", E, E, "An array's shape is not the `spatial:shape` of its group.", _WRITER),
     ("georef.bbox", E, E, "`spatial:bbox` is not what transform and shape span.", _WRITER),

@@ -5,13 +5,13 @@ declared and what is used is compared here.
 """
 
 import re
-import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 
 from zarrmill.core.checks import Checks
 from zarrmill.core.checks_tree import Node, StoreTree
 from zarrmill.model import Json
+from zarrmill.quiet import without_warnings
 
 _RAW = "https://raw.githubusercontent.com/zarr-conventions/{0}/refs/tags/v0.1/schema.json"
 _SPEC = "https://github.com/zarr-conventions/{0}/blob/v0.1/README.md"
@@ -105,9 +105,7 @@ def _meant(item: Json) -> str | None:
 
 @cache
 def _toolkit() -> Callable[[dict[str, Json]], Mapping[str, list[str]]]:
-    with warnings.catch_warnings():
-        # geozarr-toolkit 0.1.2 imports a name from where pydantic 2.14 no longer wants it imported.
-        warnings.simplefilter("ignore")
+    with without_warnings():  # geozarr-toolkit 0.1.2 imports a name from where pydantic 2.14 no longer wants it imported
         from geozarr_toolkit import validate_attrs
 
     known: Callable[[dict[str, Json]], Mapping[str, list[str]]] = validate_attrs

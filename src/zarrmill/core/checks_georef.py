@@ -1,7 +1,7 @@
 """Checks of georeferencing: conventions, CF grid mapping, coordinates and source must all say the same."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -98,7 +98,22 @@ def check_georef(tree: StoreTree, source: GivenTree | None, read: ReadVector, ch
         _check_root(tree, checks)
 
 
-def axis_names(group: Node) -> list[str]:
+def axes_to_read(tree: StoreTree) -> Iterator[str]:
+    """Yield the paths of the vectors of which ``check_georef`` compares the values."""
+    for path, group in tree.nodes.items():
+        shape = as_shape(group.attributes.get("spatial:shape"))
+        if group.array is None and shape and as_transform(group.attributes.get("spatial:transform")):
+            for name, size in zip(_axis_names(group), shape, strict=True):
+                axis = tree.arrays_of(path).get(name)
+                if axis is not None and _is_axis(axis, size):
+                    yield axis.path
+
+
+def _is_axis(node: Node | None, size: int) -> bool:
+    return node is not None and node.array is not None and (node.array.shape, node.array.data_type) == ((size,), "float64")
+
+
+def _axis_names(group: Node) -> list[str]:
     """Names of the arrays that place the pixels of a group, that along the columns last."""
     names = group.attributes.get("spatial:dimensions")
     return [str(name) for name in names] if isinstance(names, list) and len(names) == 2 else ["y", "x"]
@@ -177,13 +192,13 @@ def _check_coordinates(
     tree: StoreTree, node: Node, transform: Transform, shape: tuple[int, int], read: ReadVector, checks: Checks
 ) -> None:
     """Compare y and x with the pixel centres of an unrotated transform."""
-    names = axis_names(node)
+    names = _axis_names(node)
     for name, size, origin, step in zip(names, shape, (transform[5], transform[2]), (transform[4], transform[0]), strict=True):
         vector = tree.arrays_of(node.path).get(name)
         path = f"{node.path}/{name}".lstrip("/")
         array = vector.array if vector else None
         found = f"{array.data_type} {array.shape}" if array else "nothing"
-        ok = array is not None and array.shape == (size,) and array.data_type == "float64"
+        ok = _is_axis(vector, size)
         text = f"found {found}, expected a float64 vector of {size}"
         if not checks.expect(ok, "georef.coordinates", path, text):
             continue

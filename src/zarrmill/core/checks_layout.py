@@ -96,17 +96,15 @@ def _check_entries(tree: StoreTree, node: Node, levels: list[Level], checks: Che
     assets = {level.asset for level in levels}
     rasters = {name: raster for name, raster in tree.rasters_of(node.path).items() if name not in assets and "." not in assets}
     given = source.arrays if source else {}
-    extra = sorted(name for name, raster in rasters.items() if raster.path not in given and not _is_table(raster))
+    sizes = {level.shape for level in levels}  # an array of another size is a table
+    extra = sorted(
+        n for n, raster in rasters.items() if raster.path not in given and raster.array and raster.array.shape[-2:] in sizes
+    )
     checks.expect(not extra, "layout.arrays_in_group", node.path, f"arrays {extra} lie beside the levels")
     coarsest = levels[-1].shape
     if coarsest:
         text = f"the coarsest level {levels[-1].asset} has {coarsest} px, expected at most {COARSEST_PX}"
         checks.expect(max(coarsest) <= COARSEST_PX, "layout.coarsest", node.path, text)
-
-
-def _is_table(node: Node) -> bool:
-    """Whether an array says that it has no pixels: neither of its last two dimensions is one of the map's."""
-    return node.array is not None and node.array.dims is not None and not {"y", "x"} & set(node.array.dims[-2:])
 
 
 def _check_order(node: Node, levels: list[Level], checks: Checks) -> None:

@@ -18,6 +18,10 @@ V2_NAMES = frozenset({".zarray", ".zgroup", ".zattrs", ".zmetadata"})
 ITEM_BYTES = {"bool": 1, "int8": 1, "uint8": 1, "int16": 2, "uint16": 2, "float16": 2, "int32": 4, "uint32": 4, "float32": 4}
 
 
+COUNTED = 3
+"""First format whose stamp says how many objects and bytes a store has."""
+
+
 @dataclass(frozen=True, slots=True)
 class ArrayMeta:
     """What an array's ``zarr.json`` says about its layout."""
@@ -234,12 +238,24 @@ def check_listing(tree: StoreTree, checks: Checks) -> bool:
     It is not where objects cannot be listed, nor in stores of others and of format 2 and before, which say no numbers.
     """
     stamp = tree.stamp if isinstance(tree.stamp, dict) else {}
-    wanted = {key: stamp[key] for key in ("n_objects", "n_bytes") if key in stamp}
-    if tree.sizes is None or not wanted:
+    wanted = {key: stamp.get(key) for key in ("n_objects", "n_bytes")}
+    if tree.sizes is None or (not _is_counted(stamp) and not wanted.keys() & stamp.keys()):
         return False
     sizes = [size for key, size in tree.sizes.items() if key != "zarr.json"]
     found = {"n_objects": len(sizes), "n_bytes": sum(sizes)}
     return checks.expect(wanted == found, "structure.objects", "", f"beside the root {found}, it was sealed with {wanted}")
+
+
+def _is_counted(stamp: Mapping[str, Json]) -> bool:
+    """Whether a stamp is of a format that says numbers."""
+    return isinstance(stamp.get("format"), int) and stamp["format"] >= COUNTED
+
+
+def lacked_chunks(tree: StoreTree) -> bool:
+    """Whether the conversion noticed chunks that the source did not have; they may be there by now."""
+    noticed = tree.stamp.get("findings") if isinstance(tree.stamp, dict) else None
+    found = noticed if isinstance(noticed, list) else []
+    return any(isinstance(one, dict) and one.get("code") == "source.missing-chunk" for one in found)
 
 
 def _check_nodes(tree: StoreTree, checks: Checks) -> None:

@@ -102,7 +102,7 @@ class Job:
     """Computed levels, fine to coarse."""
     decode_only: bool = False
     suspects: tuple[Region, ...] = ()
-    """Where the store has no chunk object, in pixels of the base array; read even when only a sample is."""
+    """Where the store has no chunk object and may have lost one, in pixels of the base array; read even when only a sample is."""
     fill_is_zero: bool = True
     """What the store does not have reads as 0."""
 

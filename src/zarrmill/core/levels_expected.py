@@ -20,6 +20,7 @@ Layers = dict[int, Pixels]
 
 _BAND_ROWS = 72
 """Rows folded at a time: few enough to stay in cache."""
+_FEW_CLASSES = 32
 
 
 def expected_levels(pixels: Pixels, levels: Sequence[tuple[int, Rule, int | None]]) -> list[Pixels]:
@@ -66,9 +67,10 @@ def first_layers(pixels: Pixels, rule: Rule, nodata: int | None) -> Layers:
         values = pixels if narrow else pixels.astype(np.int64)
         return {0: np.where(valid, values, 0).astype(values.dtype) if nodata else values, 1: valid}
     if rule == "mode":
-        few = pixels.dtype.itemsize == 1 and pixels.size and pixels.min() >= 0  # looking for each is faster than sorting
+        # Looking for each of a few classes is several times faster than sorting.
+        few = pixels.dtype.itemsize == 1 and pixels.size and pixels.min() >= 0 and pixels.max() < _FEW_CLASSES
         classes = range(int(pixels.max()) + 1) if few else np.unique(pixels).tolist()
-        return {value: layer for value in classes if (layer := pixels == value).any()}
+        return {value: layer for value in classes if (layer := pixels == value).any()} or {0: pixels == 0}
     return {0: pixels}
 
 

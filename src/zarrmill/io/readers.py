@@ -41,6 +41,10 @@ ANSWER_S = 900.0
 """Seconds that readers may take in all."""
 
 
+_GDAL_PATIENCE = {"GDAL_HTTP_CONNECTTIMEOUT": "10", "GDAL_HTTP_LOW_SPEED_TIME": "60", "GDAL_HTTP_LOW_SPEED_LIMIT": "1"}
+"""Without these GDAL waits for ever for a server that says nothing."""
+
+
 class ReaderProblem(Exception):  # noqa: N818 - it is what a reader tells, not an error of ours
     """A reader opened the store and sees something else than its metadata say."""
 
@@ -304,7 +308,7 @@ def _gdal_address(objects: Objects) -> tuple[str, dict[str, str]]:
     if objects.local is not None:
         return str(objects.local), {}
     # A directory is never listed: GDAL would ask for every folder of the store.
-    options = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_HTTP_MAX_RETRY": str(objects.retries)}
+    options = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_HTTP_MAX_RETRY": str(objects.retries)} | _GDAL_PATIENCE
     if not objects.href.startswith("s3://"):
         return f"/vsicurl/{objects.href}", options
     bucket, prefix = buckets.split(objects.href)

@@ -6,8 +6,8 @@ told, not raised; a place that does not answer is an ``UnknownStateError``.
 
 import json
 import math
-import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,9 +23,9 @@ from zarrmill.io.blosc import DECODE_ERRORS
 from zarrmill.io.chunk_layout import layout_v2, layout_v3
 from zarrmill.io.chunk_reader import ByteReader, ChunkError, ChunkReader
 from zarrmill.io.objects import Objects
-from zarrmill.io.places import together
 from zarrmill.io.source import read_tree
 from zarrmill.model import Json, SourceArray, SourceTree
+from zarrmill.quiet import without_warnings
 
 if TYPE_CHECKING:
     import zarr
@@ -117,8 +117,7 @@ class ArrayReader:
         import zarr
         from zarr.storage import StorePath
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # zarr warns of dtypes whose v3 form is not final
+        with without_warnings():  # zarr warns of dtypes whose v3 form is not final
             store = self.objects.zarr_store()
             if self.document is None:
                 return zarr.open_array(store=store, path=self.path, mode="r")
@@ -188,9 +187,8 @@ def read_documents(objects: Objects, read: ByteReader, sizes: Mapping[str, int] 
             except MissingObjectError:
                 raise StoreError(f"{objects.href}: no zarr.json there; check the address", kind="missing") from None
         keys = ["zarr.json", *(f"{path}/zarr.json" for path in _consolidated_paths(root))]
-    n_asked = 1 if objects.local is not None else max(threads, 1) * 4  # a disk answers before a thread is there to ask it
-    with reachable():
-        found = together(lambda key: _get(read, key), keys, n_asked)
+    with reachable(), ThreadPoolExecutor(max(threads, 1) * 4) as pool:
+        found = pool.map(lambda key: _get(read, key), keys)
         return {key.rpartition("/")[0]: data for key, data in zip(keys, found, strict=True) if data is not None}
 
 

@@ -244,15 +244,24 @@ class _Conversion:
             futures = [pool.submit(self._raster, task) for task in self._plan.rasters if task.warp is None]
             futures += [pool.submit(self._take, taken) for taken in self._plan.taken]
             futures.append(pool.submit(self._write_small, documents, pixels))
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            if any(future.exception() for future in done):
-                self._stop.set()
-                pool.shutdown(cancel_futures=True)
+            try:
+                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+                failed = any(future.exception() for future in done)
+            except BaseException:  # Ctrl-C: the pool would wait for all that it was given
+                self._give_up(pool)
+                raise
+            if failed:
+                self._give_up(pool)
         failures = [f.exception() for f in futures if not f.cancelled() and f.exception()]
         for failure in sorted(failures, key=lambda error: isinstance(error, _StoppedError)):
             if failure is not None:
                 raise failure
         return written + [item for future in futures for item in future.result()]
+
+    def _give_up(self, pool: ThreadPoolExecutor) -> None:
+        """Let every worker end at its next stripe, and begin nothing more."""
+        self._stop.set()
+        pool.shutdown(cancel_futures=True)
 
     def _raster(self, task: RasterTask) -> list[Written]:
         return [item for plane in range(math.prod(task.source.shape[:-2])) for item in self._plane(task, plane)]

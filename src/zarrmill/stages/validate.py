@@ -71,6 +71,8 @@ class _Run:
     arrays: dict[str, ArrayReader] = field(default_factory=dict)
     complete: bool = False
     """Nothing is absent that was written: number and bytes of all objects, or their digest, are those of the seal."""
+    may_lack: bool = True
+    """An absent chunk object may stand for data: it is lost, or the source had none when it was converted."""
     vectors: "dict[str, checks_georef.Vector | str]" = field(default_factory=dict)
     """Values of one-dimensional arrays in groups with a place on the map, or why they cannot be had."""
     apart: readers.Apart | None = None
@@ -194,6 +196,7 @@ def _check(run: _Run) -> None:
         root_keys = frozenset(given.attributes) if given else frozenset()
         checks_tree.check_structure(run.tree, run.checks, run.limits.max_objects, root_keys)
         run.complete = checks_tree.check_listing(run.tree, run.checks)
+        run.may_lack = not run.complete or checks_tree.lacked_chunks(run.tree)
         checks_arrays.check_arrays(run.tree, given, run.checks, run.limits)
         check_attributes(run.tree, given, run.checks, run.product_types, run.pixels)
         if given is not None:
@@ -246,14 +249,8 @@ def _source_tree(source: SourceReader) -> GivenTree:
 
 def _vectors(run: _Run) -> "dict[str, checks_georef.Vector | str]":
     """Read the coordinates of pixels, before others read arrays at the same time, or say why they cannot be read."""
-    vectors: dict[str, checks_georef.Vector | str] = {}
-    for path, node in run.tree.nodes.items():
-        for name in checks_georef.axis_names(node) if "spatial:transform" in node.attributes else ():
-            axis = run.tree.arrays_of(path).get(name)
-            if axis is not None and axis.array is not None and len(axis.array.shape) == 1:
-                array = run.arrays.get(axis.path)
-                vectors[axis.path] = array.read((slice(0, *array.shape),)) if array else "cannot be opened"
-    return vectors
+    arrays = {path: run.arrays.get(path) for path in checks_georef.axes_to_read(run.tree)}
+    return {path: array.read((slice(0, *array.shape),)) if array else "cannot be opened" for path, array in arrays.items()}
 
 
 def _check_digest(run: _Run) -> None:
@@ -385,12 +382,12 @@ def _tell(run: _Run, outcomes: Iterable[Outcome]) -> None:
 
 
 def _job(run: _Run, base: ArrayReader, native: ArrayReader | None, levels: tuple[LevelTarget, ...]) -> Job:
-    """Return the job of one source array, with the regions that lack a chunk object which may be lost on arrays made from it."""
+    """Return the job of one source array, with the regions that lack a chunk object on arrays made from it, and may have data."""
     places = [(native.path, 1)] if native is not None else []
     places += [(level.array.path, level.factor) for level in levels]
     suspects = tuple(
         tuple(slice(i * edge * factor, (i + 1) * edge * factor) for i, edge in zip(index, run.arrays[path].chunks, strict=True))
-        for path, factor in (places if not run.complete else ())
+        for path, factor in (places if run.may_lack else ())
         for index in checks_tree.absent_chunks(run.tree, path)
     )
     fill_is_zero = all(run.tree.nodes[path].document.get("fill_value") == 0 for path, _ in places)
