@@ -298,6 +298,15 @@ def test_failed_pod_leaves_its_log_and_how_it_ended(run):
     assert objects_left(run.cluster) == []
 
 
+def test_node_that_does_not_answer_for_a_log_does_not_hold_up_the_run(run):
+    run.cluster.fault("exit", match=r"name=bad\b", code=9, times=None)
+    silent = run.cluster.fault("status", match="GET .*/log", code=500, times=None)
+    code, output = run("bad,good", "--show-failed-logs")
+    assert (code, silent.met) == (1, 3), output
+    assert run.made() == {"good": "good 400"}
+    assert "(no log: Internal Server Error)" in "".join(path.read_text() for path in run.folder.rglob("kubernetes-logs/*.log"))
+
+
 def test_posted_job_has_what_the_template_says_and_its_targets(run):
     template = run.folder / "job.yaml"
     template.write_text(TEMPLATE)

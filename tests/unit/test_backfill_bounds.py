@@ -14,7 +14,16 @@ from fake_run import FAILURES, fake_products, price_list, write_failure
 from zarrmill.config import Settings, parse_settings
 from zarrmill.core.cost import n_within
 from zarrmill.core.shards import Shard
-from zarrmill.errors import EXIT_BOUND, EXIT_BROKEN, EXIT_CONFIG, EXIT_FAILED, EXIT_OK, EXIT_UNKNOWN, UnknownStateError
+from zarrmill.errors import (
+    EXIT_BOUND,
+    EXIT_BROKEN,
+    EXIT_CONFIG,
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_UNKNOWN,
+    UnknownStateError,
+)
 from zarrmill.io.manifest import write_manifest
 from zarrmill.io.places import place_of
 from zarrmill.io.state import State
@@ -241,3 +250,24 @@ def test_a_product_that_failed_before_is_no_canary(planner: Planner) -> None:
     outcome = ended(planner, 2, canary=driver.Canary(2))
     assert [target.rpartition("/")[2] for target in planner.tried] == [f"{products[3].name}.json"]
     assert outcome.total == 4, "what failed before is tried again with the bulk"
+
+
+def test_a_second_interrupt_cancels_what_is_at_work(
+    planner: Planner, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    planner.bulk = "trap 'touch asked' TERM; trap 'touch cancelled; exit 130' INT; touch began; while :; do sleep 0.05; done"
+    sleep, waits = time.sleep, [Path("began"), Path("asked")]
+
+    def interrupted(seconds: float) -> None:
+        sleep(min(seconds, 0.05))
+        if waits and waits[0].exists():
+            waits.pop(0)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", interrupted)
+    outcome = ended(planner, 2)
+    assert (outcome.code, outcome.reason) == (EXIT_INTERRUPTED, "interrupted")
+    assert Path("cancelled").exists()
+    told = capfd.readouterr().err
+    assert "waits for the products at work of 1 shard, interrupt again to cancel them" in told
+    assert "products at work are cancelled" in told

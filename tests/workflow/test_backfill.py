@@ -261,6 +261,29 @@ def test_cost_is_bounded_before_a_product_is_begun_also_with_shards_side_by_side
     assert stores(work) == built
 
 
+def test_a_driver_that_is_interrupted_twice_cancels_what_is_at_work_and_is_run_again(work: Workspace) -> None:
+    command = [sys.executable, "-m", "zarrmill", "backfill", *RANGE, "--canary", "0", *HOW]
+    env = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    with subprocess.Popen(
+        command, cwd=work.path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as driver:
+        until = time.monotonic() + 120
+        while not stores(work) and time.monotonic() < until:
+            time.sleep(0.05)
+        driver.terminate()
+        assert driver.stderr is not None
+        assert any("interrupt again to cancel them" in line for line in driver.stderr)
+        driver.terminate()
+        told = driver.stderr.read()
+        assert driver.wait(timeout=120) == EXIT_INTERRUPTED, told
+    until = time.monotonic() + 60
+    while working_in(work.path) and time.monotonic() < until:
+        time.sleep(0.2)  # jobs that were cancelled end at their next stripe
+    assert not working_in(work.path)
+    again = backfill(work)
+    assert (again.returncode, len(stores(work))) == (EXIT_OK, 6), again.stdout + again.stderr
+
+
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])
 def test_an_ended_driver_leaves_nothing_running_and_is_run_again(work: Workspace, kill: int) -> None:
     command = [sys.executable, "-m", "zarrmill", "backfill", *RANGE, "--canary", "0", *HOW]

@@ -13,6 +13,7 @@ stand-in of the tests (``tests/integration/test_pods.py`` shows every one with a
 * Jobs cannot be given a deadline, a priority, labels, an owner or a security context.
 """
 
+import copy
 import json
 import os
 import re
@@ -36,9 +37,11 @@ EXECUTOR = "snakemake-executor-plugin-kubernetes"
 KNOWN_VERSION = "0.5.1"
 TIMEOUT_S = (10, 60)
 """Connecting, reading: the client itself waits for ever."""
-MAX_WAIT_S = 30.0
+MAX_WAIT_S = 30
 N_TRIES = 40
 """Of one request; with growing waits of at most ``MAX_WAIT_S`` about 18 minutes."""
+N_LOG_TRIES, LOG_TIMEOUT_S = 2, (5, 20)
+"""Of the log of a pod, for whose node the API waits."""
 AUTH_WAITS_S = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, *[MAX_WAIT_S] * 8)
 """Waits before credentials are read again, about five minutes in all: a token may be renewed late."""
 RETRIED = (429, 500, 502, 503, 504)
@@ -141,13 +144,14 @@ def _patient(client: Any) -> None:
         backoff_factor=0.25,
         backoff_max=MAX_WAIT_S,
         backoff_jitter=1.0,
+        retry_after_max=MAX_WAIT_S,
     )
     rest = client.rest.RESTClientObject
     start, request = rest.__init__, rest.request
 
     @wraps(start)
     def patient_start(self: Any, configuration: Any, *args: Any, **kwargs: Any) -> None:
-        configuration.retries = retry
+        configuration.retries = configuration.retries or retry
         start(self, configuration, *args, **kwargs)
 
     @wraps(request)
@@ -183,6 +187,15 @@ def _authorised(client: Any) -> None:
     client.ApiClient.call_api = authorised
 
 
+def _impatient(client: Any, api: Any) -> Any:
+    """Return a client for what is good to know: a node that does not answer for its pod's log must not hold up all others."""
+    import urllib3
+
+    configuration = copy.copy(api.configuration)
+    configuration.retries = urllib3.Retry(total=N_LOG_TRIES, status_forcelist=RETRIED, raise_on_status=False, retry_after_max=1)
+    return client.ApiClient(configuration)
+
+
 def _lost(found: str) -> UnknownStateError:
     """Return what ends the run: after an error of the client the executor drops the job it asked about, and waits for ever."""
     return UnknownStateError(f"Kubernetes API: {found}; start another driver", kind="outage")
@@ -216,10 +229,12 @@ def _reads(client: Any, ends: PodEnds, waiting: dict[str, Post]) -> None:
     @wraps(read_log)
     def any_log(self: Any, name: str, *args: Any, **kwargs: Any) -> str:
         kwargs.pop("previous", None)
+        kwargs["_request_timeout"] = LOG_TIMEOUT_S
         try:
-            return ends.with_log(name, str(read_log(self, name, *args, **kwargs)), "")
-        except client.ApiException as error:
-            return ends.with_log(name, None, f"(no log: {error.reason})")
+            with _impatient(client, self.api_client) as api:
+                return ends.with_log(name, str(read_log(core(api), name, *args, **kwargs)), "")
+        except (client.ApiException, urllib3.exceptions.HTTPError) as error:
+            return ends.with_log(name, None, f"(no log: {getattr(error, 'reason', None) or type(error).__name__})")
 
     # None is what the executor takes for a Job that somebody deleted: it fails, and is tried again.
     lenient = _absent_is_none(client, read_status)

@@ -26,6 +26,7 @@ from zarrmill.errors import (
 )
 from zarrmill.io.manifest import read_manifest
 from zarrmill.io.places import place_of
+from zarrmill.io.process import tell
 from zarrmill.io.progress import ProgressSnapshot, collect_progress, together
 from zarrmill.io.state import PRODUCT_STAGES, Failures, State
 from zarrmill.prices import Cost, euros
@@ -314,12 +315,19 @@ class _Driver:
                 part.stop()
 
     def _interrupt(self, active: Sequence[Part]) -> None:
-        """End cleanly after Ctrl-C or SIGTERM; a second one is Python's own."""
+        """End cleanly after Ctrl-C or SIGTERM, and cancel what is at work after a second one; a third one is Python's own."""
         self.interrupted, self.reason = True, "interrupted"
         for part in active:
             part.stop()
-        while [part for part in active if part.advance()]:
-            time.sleep(0.1)
+        shards = plural(len(active), "shard")
+        tell(f"backfill: interrupted; waits for the products at work of {shards}, interrupt again to cancel them")
+        try:
+            _wait(active)
+        except KeyboardInterrupt:
+            tell("backfill: products at work are cancelled; what is written of them is kept for the next run")
+            for part in active:
+                part.cancel()
+            _wait(active)
         for part in active:
             part.look()
 
@@ -331,6 +339,12 @@ class _Driver:
         """Return shards that ended with an error that no product's failure explains."""
         ended = [part for part in self.parts if part.code not in (None, *GOOD)]
         return [f"{part.run}: {part.log}{part.last_words()}" for part in ended if not part.failed_at and not self.reason]
+
+
+def _wait(active: Iterable[Part]) -> None:
+    """Wait until shards that were asked to end have."""
+    while [part for part in active if part.advance()]:
+        time.sleep(0.1)
 
 
 def _first_targets(settings: Settings, n: int) -> list[str]:

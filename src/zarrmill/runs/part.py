@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import deque
@@ -167,6 +168,12 @@ class Part:
         self.steps.clear()
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
+
+    def cancel(self) -> None:
+        """End what is at work too, as Ctrl-C on a terminal does: Snakemake, which deletes its Jobs, and jobs on this machine."""
+        if self.process is not None and self.process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGINT)
 
     def look(self) -> None:
         """Read from the state where the shard stands; keep what was known when it cannot be read, or is not planned yet."""
