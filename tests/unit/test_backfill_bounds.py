@@ -255,7 +255,8 @@ def test_a_product_that_failed_before_is_no_canary(planner: Planner) -> None:
 def test_a_second_interrupt_cancels_what_is_at_work(
     planner: Planner, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    planner.bulk = "trap 'touch asked' TERM; trap 'touch cancelled; exit 130' INT; touch began; while :; do sleep 0.05; done"
+    traps = "trap 'touch asked' TERM; trap 'touch cancelled; exit 130' INT"
+    planner.bulk = f"{traps}; touch began; for i in $(seq 600); do sleep 0.05; done"
     sleep, waits = time.sleep, [Path("began"), Path("asked")]
 
     def interrupted(seconds: float) -> None:

@@ -241,6 +241,16 @@ def test_what_was_written_in_a_complete_store_is_not_searched_for_lost_chunks(ti
     assert set(asked) == {()}
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_check_beside_the_pixels_that_breaks_is_not_taken_for_passed(tile, monkeypatch, threads):
+    def breaks(tree, checks):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(stages.validate, "check_conventions", breaks)
+    with pytest.raises(RuntimeError, match="broken"):
+        validate(str(tile[3]), recipe=sampled(tile[2]), threads=threads)
+
+
 def sampled(recipe):
     return recipe.model_copy(
         update={"validation": recipe.validation.model_copy(update={"depth": "sampled", "sample_share": 0.01})}
