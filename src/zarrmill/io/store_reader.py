@@ -217,7 +217,6 @@ def open_array(
 ) -> ArrayReader | str:
     """Return a reader of one array made from its own ``zarr.json``, or say why zarr-python refuses it.
 
-    Call it from the main thread only: it silences warnings.
     Args: read: what chunks are read with; full: the array will be read from its begin to its end, and zarr-python is asked
     even where it is not needed.
     """
