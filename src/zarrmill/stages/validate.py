@@ -74,7 +74,7 @@ class _Run:
     may_lack: bool = True
     """An absent chunk object may stand for data: it is lost, or the source had none when it was converted."""
     vectors: "dict[str, checks_georef.Vector | str]" = field(default_factory=dict)
-    """Values of one-dimensional arrays in groups with a place on the map, or why they cannot be had."""
+    """Path to coordinates of pixels, or why they cannot be had."""
     apart: readers.Apart | None = None
     """Readers in a process of their own; None where they are asked in this one, or not at all."""
     readers: dict[str, str] = field(default_factory=dict)
